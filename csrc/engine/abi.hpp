@@ -1,0 +1,83 @@
+// The plain contract between the kernels, which are compiled once per ISA, and everything else.
+#pragma once
+
+#include <cstddef>
+
+namespace fastmap {
+
+// Ops on theta come first.
+enum Op {
+  kForward,
+  kJacobian,
+  kLogAbsDet,
+  kLogAbsDetGrad,
+  kInverse,
+  kInverseJacobian,
+  kInverseLogAbsDet,
+  kInverseLogAbsDetGrad,
+  kOps
+};
+constexpr int kThetaOps = kInverse;
+enum DType { kFloat32, kFloat64, kDTypes };
+
+enum class Constraint { finite, positive, nonzero, lower_bound, upper_bound };
+
+struct ParamInfo {
+  const char* name;
+  double default_value;
+  Constraint constraint;
+};
+
+constexpr int kMaxParams = 4, kMaxExamples = 6;
+
+struct MapInfo {
+  const char* name;
+  const char* doc;
+  int n_params;
+  ParamInfo params[kMaxParams];
+  const char *domain_low, *domain_high;      // open ends, as text in the parameters
+  const char *codomain_low, *codomain_high;
+  // In the subset of C++ that Python reads too: + - * / log log1p exp expm1 sqrt abs sign sinh cosh
+  // tanh asinh atanh, t (theta), z, parameters. Tests evaluate these texts to many digits.
+  const char* formulas[kOps];
+  double ulp[2];  // stated bounds: values, derivatives
+  const char* monotone;
+  int n_examples;
+  double examples[kMaxExamples][kMaxParams];  // published parameter sets; the first is the default
+};
+
+// Constants of one call, opaque outside the kernels.
+struct alignas(64) ArgsBuffer {
+  unsigned char bytes[256];
+};
+
+struct Scan {
+  bool invalid, unusual;
+};
+
+using BlockKernel = void (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
+
+// One map in one dtype. Kernels work on blocks that fit the L1 cache; x == out is allowed.
+struct MapKernels {
+  void (*prepare)(const double* params, ArgsBuffer& args);
+  Scan (*scan[2])(const void* x, std::size_t n, const ArgsBuffer& args);       // theta, z
+  bool (*valid[2])(const void* x, std::size_t i, const ArgsBuffer& args);      // theta, z
+  void (*clip)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);  // theta
+  BlockKernel op[kOps][2];                                                     // fast, exact
+};
+
+struct MapTable {
+  const MapInfo* info;
+  MapKernels kernels[kDTypes];
+};
+
+// What the engine itself needs per ISA. Sums: 32 interleaved float64 lanes over at most
+// kSumBlock elements, folded pairwise, so that the bits depend on nothing but the elements.
+constexpr std::size_t kSumBlock = 4096;
+struct EngineTable {
+  void (*multiply[kDTypes])(const void* a, const void* b, void* out, std::size_t n);
+  double (*sum[kDTypes])(const void* x, std::size_t n);
+  void (*stream)(const void* from, void* to, std::size_t bytes);  // non-temporal copy
+};
+
+}  // namespace fastmap

@@ -1,0 +1,74 @@
+// Compiled once per ISA: what the engine needs besides the maps.
+#include "engine/abi.hpp"
+#include "math/ops.hpp"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace fastmap::FM_ISA {
+namespace {
+
+template <class T> void multiply(const void* a_, const void* b_, void* out_, std::size_t n) {
+  const T *a = static_cast<const T*>(a_), *b = static_cast<const T*>(b_);
+  T* out = static_cast<T*>(out_);
+#pragma GCC ivdep
+  for (std::size_t i = 0; i < n; ++i) {
+    const T r = a[i] * b[i];
+    out[i] = select(r == r, r, nan<T>());
+  }
+}
+
+// Element i goes to lane i % 32; lanes fold in halves. Up to kSumBlock elements.
+template <class T> double sum(const void* x_, std::size_t n) {
+  const T* x = static_cast<const T*>(x_);
+  double lanes[32] = {};
+  std::size_t i = 0;
+  for (; i + 32 <= n; i += 32)
+    for (std::size_t j = 0; j < 32; ++j) lanes[j] += double(x[i + j]);
+  for (std::size_t j = 0; i + j < n; ++j) lanes[j] += double(x[i + j]);
+  for (std::size_t width = 16; width > 0; width /= 2)
+    for (std::size_t j = 0; j < width; ++j) lanes[j] += lanes[j + width];
+  return lanes[0];
+}
+
+// Non-temporal copy of an L1-resident block: the lines of `to` are not read from memory first.
+void stream(const void* from_, void* to_, std::size_t bytes) {
+  const char* from = static_cast<const char*>(from_);
+  char* to = static_cast<char*>(to_);
+#if defined(__SSE2__)
+#if defined(__AVX512F__)
+  using V = __m512i;
+#define FM_LOAD(p) _mm512_loadu_si512(p)
+#define FM_STREAM(p, v) _mm512_stream_si512(reinterpret_cast<V*>(p), v)
+#elif defined(__AVX__)
+  using V = __m256i;
+#define FM_LOAD(p) _mm256_loadu_si256(reinterpret_cast<const V*>(p))
+#define FM_STREAM(p, v) _mm256_stream_si256(reinterpret_cast<V*>(p), v)
+#else
+  using V = __m128i;
+#define FM_LOAD(p) _mm_loadu_si128(reinterpret_cast<const V*>(p))
+#define FM_STREAM(p, v) _mm_stream_si128(reinterpret_cast<V*>(p), v)
+#endif
+  std::size_t i = 0;
+  const std::size_t head = -reinterpret_cast<std::size_t>(to) % sizeof(V);
+  for (; i < head && i < bytes; ++i) to[i] = from[i];
+  for (; i + sizeof(V) <= bytes; i += sizeof(V)) FM_STREAM(to + i, FM_LOAD(from + i));
+  for (; i < bytes; ++i) to[i] = from[i];
+#else
+  __builtin_memcpy(to, from, bytes);
+#endif
+}
+
+}  // namespace
+}  // namespace fastmap::FM_ISA
+
+#define FM_JOIN_(a, b) a##b
+#define FM_JOIN(a, b) FM_JOIN_(a, b)
+extern "C" {
+extern const fastmap::EngineTable FM_JOIN(fastmap_engine_, FM_ISA);
+const fastmap::EngineTable FM_JOIN(fastmap_engine_, FM_ISA){
+    {fastmap::FM_ISA::multiply<float>, fastmap::FM_ISA::multiply<double>},
+    {fastmap::FM_ISA::sum<float>, fastmap::FM_ISA::sum<double>},
+    fastmap::FM_ISA::stream};
+}

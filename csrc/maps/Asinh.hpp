@@ -1,0 +1,90 @@
+#pragma once
+
+#include "maps/map.hpp"
+
+namespace fastmap::FM_ISA {
+
+struct Asinh {
+  static constexpr MapInfo info{
+      "asinh",
+      "z = asinh(theta / scale): linear within scale of zero, logarithmic beyond; for signed values.",
+      1, {{"scale", 1, Constraint::positive}},
+      "-inf", "inf", "-inf", "inf",
+      {"asinh(t/scale)", "1/sqrt(t*t + scale*scale)", "-log(t*t + scale*scale)/2",
+       "-t/(t*t + scale*scale)", "scale*sinh(z)", "scale*cosh(z)", "log(scale) + log(cosh(z))",
+       "tanh(z)"},
+      {2, 4}, "sampled", 3, {{1}, {0.02}, {3}}};
+  static constexpr bool has_cases = false;
+
+  template <class T> struct Args {
+    T low, high, scale;
+    HiLo<T> log_scale;
+  };
+  template <class T> static Args<T> prepare(const double* p) {
+    const T scale = T(p[0]);
+    return {-Float<T>::inf, Float<T>::inf, scale,
+            host::round_to<T>(host::log({double(scale), 0}))};
+  }
+  template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
+    return (abs(t) <= Float<T>::large) & (abs(t / a.scale) <= Float<T>::large);
+  }
+  template <class T> FM_INLINE static bool usual_z(T z, const Args<T>&) {
+    return abs(z) <= math::Constants<T>::large_exponent;
+  }
+  // theta^2 + scale^2, exact to about twice the precision.
+  template <class T> FM_INLINE static HiLo<T> norm2(T t, const Args<T>& a) {
+    const HiLo<T> u = two_product(t, t), v = two_product(a.scale, a.scale), s = two_sum(u.hi, v.hi);
+    return fast_two_sum(s.hi, s.lo + (u.lo + v.lo));
+  }
+
+  template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
+    HiLo<T> x = divide(HiLo<T>{t, 0}, HiLo<T>{a.scale, 0});
+    if constexpr (P == Path::exact) {
+      const bool ordinary = is_finite(x.hi) && is_finite(x.lo);
+      x.lo = select(ordinary, x.lo, T(0));
+      const HiLo<T> r = math::asinh_parts<P>(x);
+      // theta / scale overflows: log(2 theta / scale).
+      const HiLo<T> l = math::log_parts<P>(abs(t));
+      const HiLo<T> m = two_sum(l.hi, -a.log_scale.hi), n = two_sum(m.hi, math::Constants<T>::ln2);
+      const T far = n.hi + (n.lo + (m.lo + (l.lo - a.log_scale.lo) + math::Constants<T>::ln2_rest));
+      const T v = select(is_finite(x.hi) || !is_finite(t), r.hi + r.lo, copysign(far, t));
+      return select(t == 0, t, select(is_finite(t), v, t));
+    }
+    const HiLo<T> r = math::asinh_parts<P>(x);
+    return r.hi + r.lo;
+  }
+  template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
+    return math::scaled_sinh<P>(a.scale, z);
+  }
+  template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
+    const T r = 1 / sqrt(fma(t, t, a.scale * a.scale));
+    if constexpr (P == Path::exact) return select(abs(t) > Float<T>::large, 1 / abs(t), r);
+    return r;
+  }
+  template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
+    return math::scaled_cosh<P>(a.scale, z);
+  }
+  template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
+    const T r = T(-0.5) * math::log<P>(norm2(t, a));
+    if constexpr (P == Path::exact)
+      return select(abs(t) > Float<T>::large, 0 - math::log<P>(abs(t)), r);
+    return r;
+  }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
+    const HiLo<T> r = math::log_sech2_parts<P>(z);
+    const HiLo<T> s = two_sum(a.log_scale.hi, T(-0.5) * r.hi);
+    const T sum = s.hi + (s.lo + (a.log_scale.lo - T(0.5) * r.lo));
+    if constexpr (P == Path::exact) return select(is_finite(z), sum, Float<T>::inf);
+    return sum;
+  }
+  template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
+    const T r = -t / fma(t, t, a.scale * a.scale);
+    if constexpr (P == Path::exact) return select(abs(t) > Float<T>::large, -1 / t, r);
+    return r;
+  }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T z, const Args<T>&) {
+    return copysign(math::tanh_parts<P>(z).tanh, z);
+  }
+};
+
+}  // namespace fastmap::FM_ISA

@@ -1,0 +1,60 @@
+#pragma once
+
+#include "maps/bounded.hpp"
+
+namespace fastmap::FM_ISA {
+
+struct Interval {
+  static constexpr MapInfo info{
+      "interval",
+      "Logit on (low, high): z = log((theta - low) / (high - theta)).",
+      2, {{"low", 0, Constraint::lower_bound}, {"high", 1, Constraint::upper_bound}},
+      "low", "high", "-inf", "inf",
+      {"log((t - low)/(high - t))", "(high - low)/((t - low)*(high - t))",
+       "log((high - low)/((t - low)*(high - t)))", "1/(high - t) - 1/(t - low)",
+       "low + (high - low)/(1 + exp(-z))", "(high - low)/((1 + exp(-z))*(1 + exp(z)))",
+       "log(high - low) - log1p(exp(-z)) - log1p(exp(z))", "-tanh(z/2)"},
+      {2, 4}, "sampled", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}};
+  static constexpr bool has_cases = true;
+
+  template <class T> using Args = bounded::Args<T>;
+  template <class T> static Args<T> prepare(const double* p) { return bounded::prepare<T>(p); }
+  template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
+    return bounded::usual_theta(t, a);
+  }
+  template <class T> FM_INLINE static bool usual_z(T z, const Args<T>& a) {
+    return bounded::usual_y(z, a);
+  }
+
+  template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
+    return math::log_ratio<P>(bounded::above(t, a), bounded::below(t, a));
+  }
+  template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
+    return bounded::inverse<P>(z, a);
+  }
+  template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
+    return bounded::slope<P>(t, a);
+  }
+  template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
+    const T e = math::exp<P>(-abs(z)), d = 1 + e;
+    return a.width * e / (d * d);
+  }
+  template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
+    return bounded::log_slope<P>(t, a, T(1));
+  }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
+    const HiLo<T> r = math::log_parts<P>(two_sum(T(1), math::exp<P>(-abs(z))));
+    const HiLo<T> u = two_sum(a.log_width.hi, -abs(z)), v = two_sum(u.hi, -2 * r.hi);
+    const T sum = v.hi + (v.lo + (u.lo + (a.log_width.lo - 2 * r.lo)));
+    if constexpr (P == Path::exact) return select(is_finite(z), sum, -Float<T>::inf);
+    return sum;
+  }
+  template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
+    return bounded::log_slope_grad<P>(t, a);
+  }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T z, const Args<T>&) {
+    return copysign(math::tanh_parts<P>(T(0.5) * z).tanh, -z);
+  }
+};
+
+}  // namespace fastmap::FM_ISA

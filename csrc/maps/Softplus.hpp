@@ -1,0 +1,100 @@
+#pragma once
+
+#include "maps/map.hpp"
+
+namespace fastmap::FM_ISA {
+
+struct Softplus {
+  static constexpr MapInfo info{
+      "softplus",
+      "Inverse softplus: theta = low + log1p(exp(beta z)) / beta; near-linear far above the bound.",
+      2, {{"beta", 1, Constraint::positive}, {"low", 0, Constraint::lower_bound}},
+      "low", "inf", "-inf", "inf",
+      {"log(expm1(beta*(t - low)))/beta", "-1/expm1(-(beta*(t - low)))",
+       "-log(-expm1(-(beta*(t - low))))", "-beta/expm1(beta*(t - low))",
+       "low + log1p(exp(beta*z))/beta", "1/(1 + exp(-(beta*z)))", "-log1p(exp(-(beta*z)))",
+       "beta/(1 + exp(beta*z))"},
+      {2, 4}, "sampled", 4, {{1, 0}, {2.5, 0}, {0.3, 1}, {1, -1}}};
+  static constexpr bool has_cases = true;  // special: low < 0, so that theta has a root
+
+  template <class T> struct Args {
+    T low, high;
+    bool special_case;
+    T beta;
+    HiLo<T> root;    // beta z where theta == 0
+    T root_sigmoid;  // sigmoid(root)
+  };
+  template <class T> static Args<T> prepare(const double* p) {
+    const T beta = T(p[0]), low = T(p[1]);
+    Args<T> a{low, Float<T>::inf, low < 0, beta, {0, 0}, 0};
+    if (low < 0) {
+      const HiLo<double> y = two_product(-double(low), double(beta));
+      // log(e^y - 1), and y itself where e^y overflows or is all there is.
+      HiLo<double> root = y;
+      if (y.hi < 60) {
+        const HiLo<double> e = host::multiply(host::exp(y.hi), {1, y.lo});
+        root = host::log(host::add(e, {-1, 0}));
+      }
+      a.root = host::round_to<T>(root);
+      a.root_sigmoid = T(-math::expm1<Path::exact>(-y.hi));
+    }
+    return a;
+  }
+  // beta (theta - low)
+  template <class T> FM_INLINE static HiLo<T> scaled(T t, const Args<T>& a) {
+    const HiLo<T> p = two_sum(t, -a.low), y = two_product(a.beta, p.hi);
+    return {y.hi, y.lo + a.beta * p.lo};
+  }
+  template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
+    const T p = t - a.low, y = a.beta * p;
+    return (p > Float<T>::small) & (y > Float<T>::small) & (y <= -math::Constants<T>::exp_low - 1);
+  }
+  template <class T> FM_INLINE static bool usual_z(T z, const Args<T>& a) {
+    return (abs(a.beta * z) <= -math::Constants<T>::exp_low - 2) & (abs(z) <= Float<T>::large);
+  }
+
+  template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
+    const HiLo<T> y = scaled(t, a), r = math::log_expm1_parts<P>(y);
+    const T v = (r.hi + r.lo) / a.beta;
+    if constexpr (P == Path::exact)  // beyond the fast range z is theta - low itself
+      return select(y.hi > -math::Constants<T>::exp_low - 1, t - a.low, v);
+    return v;
+  }
+  // beta z is kept as a HiLo: e^y turns its rounding error into |y| / 2 ULP.
+  template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
+    const HiLo<T> y = two_product(a.beta, z), r = math::softplus_parts<P>(y);
+    T v = a.low + (r.hi + r.lo) / a.beta;
+    if constexpr (P == Path::exact)
+      v = select(abs(y.hi) > -math::Constants<T>::exp_low - 2 && z > 0, a.low + z, v);
+    if (!a.special_case) return v;
+    // Near the root y0: softplus y - softplus y0 = log1p(sigmoid(y0) expm1(y - y0)).
+    const HiLo<T> d = two_sum(y.hi, -a.root.hi);
+    const bool near = abs(d.hi) < 1;
+    const HiLo<T> e = math::expm1_parts<P>(
+        HiLo<T>{select(near, d.hi, T(0)), select(near, d.lo + (y.lo - a.root.lo), T(0))});
+    const HiLo<T> p = two_product(a.root_sigmoid, e.hi), u = two_sum(T(1), p.hi);
+    const T w = math::log<P>(HiLo<T>{u.hi, u.lo + (p.lo + a.root_sigmoid * e.lo)}) / a.beta;
+    return select(near, w, v);
+  }
+  template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
+    return -1 / math::expm1<P>(negate(scaled(t, a)));
+  }
+  template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
+    return math::sigmoid<P>(two_product(a.beta, z));
+  }
+  template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
+    return 0 - math::log<P>(negate(math::expm1_parts<P>(negate(scaled(t, a)))));
+  }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
+    const HiLo<T> r = math::softplus_parts<P>(negate(two_product(a.beta, z)));
+    return -(r.hi + r.lo);
+  }
+  template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
+    return -a.beta / math::expm1<P>(scaled(t, a));
+  }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T z, const Args<T>& a) {
+    return a.beta * math::sigmoid<P>(negate(two_product(a.beta, z)));
+  }
+};
+
+}  // namespace fastmap::FM_ISA

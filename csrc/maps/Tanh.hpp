@@ -1,0 +1,62 @@
+#pragma once
+
+#include "maps/bounded.hpp"
+
+namespace fastmap::FM_ISA {
+
+struct Tanh {
+  static constexpr MapInfo info{
+      "tanh",
+      "atanh on (low, high): theta = (low + high)/2 + (high - low)/2 tanh(z); half the logit.",
+      2, {{"low", -1, Constraint::lower_bound}, {"high", 1, Constraint::upper_bound}},
+      "low", "high", "-inf", "inf",
+      {"log((t - low)/(high - t))/2", "(high - low)/(2*(t - low)*(high - t))",
+       "log((high - low)/(2*(t - low)*(high - t)))", "1/(high - t) - 1/(t - low)",
+       "low + (high - low)/(1 + exp(-(2*z)))", "2*(high - low)/((1 + exp(-(2*z)))*(1 + exp(2*z)))",
+       "log(2*(high - low)) - log1p(exp(-(2*z))) - log1p(exp(2*z))", "-(2*tanh(z))"},
+      {2, 4}, "sampled", 4, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}}};
+  static constexpr bool has_cases = true;
+
+  template <class T> using Args = bounded::Args<T>;
+  template <class T> static Args<T> prepare(const double* p) { return bounded::prepare<T>(p); }
+  template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
+    return bounded::usual_theta(t, a);
+  }
+  template <class T> FM_INLINE static bool usual_z(T z, const Args<T>& a) {
+    return bounded::usual_y(2 * z, a);
+  }
+
+  template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
+    return T(0.5) * math::log_ratio<P>(bounded::above(t, a), bounded::below(t, a));
+  }
+  template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
+    return bounded::inverse<P>(2 * z, a);
+  }
+  template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
+    return T(0.5) * bounded::slope<P>(t, a);
+  }
+  template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
+    const T e = math::exp<P>(-2 * abs(z)), d = 1 + e;
+    return 2 * (a.width * e / (d * d));
+  }
+  template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
+    return bounded::log_slope<P>(t, a, T(0.5));
+  }
+  // log(w/2) + log(sech^2 z)
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
+    const HiLo<T> r = math::log_sech2_parts<P>(z);
+    const HiLo<T> h = two_sum(a.log_width.hi, -math::Constants<T>::ln2), s = two_sum(h.hi, r.hi);
+    const T rest = h.lo + (a.log_width.lo - math::Constants<T>::ln2_rest);
+    const T sum = s.hi + (s.lo + (rest + r.lo));
+    if constexpr (P == Path::exact) return select(is_finite(z), sum, -Float<T>::inf);
+    return sum;
+  }
+  template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
+    return bounded::log_slope_grad<P>(t, a);
+  }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T z, const Args<T>&) {
+    return copysign(2 * math::tanh_parts<P>(z).tanh, -z);
+  }
+};
+
+}  // namespace fastmap::FM_ISA

@@ -1,0 +1,96 @@
+// What Interval and Tanh share: with w = high - low, p = theta - low, q = high - theta,
+//   y = log(p / q),   theta = low + w / (1 + e^-y);   z = y for Interval, y / 2 for Tanh.
+#pragma once
+
+#include "maps/map.hpp"
+
+namespace fastmap::FM_ISA::bounded {
+
+template <class T> struct Args {
+  T low, high;
+  bool special_case;  // low < 0 < high, so that theta has a root inside
+  T width;
+  HiLo<T> log_width;
+  HiLo<T> root;         // y where theta == 0
+  T ratio, ratio_inv;   // -low / high and its reciprocal
+};
+
+template <class T> inline Args<T> prepare(const double* p) {
+  const double low = double(T(p[0])), high = double(T(p[1]));
+  // Halved, so that the width of an interval as wide as the format does not overflow.
+  const HiLo<double> half = two_sum(high * 0.5, -low * 0.5);
+  const HiLo<double> log_width =
+      host::add(host::log(half), {math::Constants<double>::ln2, math::Constants<double>::ln2_rest});
+  Args<T> a{T(low), T(high), low < 0 && high > 0, T(2 * half.hi),
+            host::round_to<T>(log_width), {0, 0}, 1, 1};
+  if (a.special_case) {
+    a.root = host::round_to<T>(host::add(host::log({-low, 0}), negate(host::log({high, 0}))));
+    const T most = Float<T>::max;
+    a.ratio = max(min(T(-low / high), most), 1 / most);
+    a.ratio_inv = max(min(T(high / -low), most), 1 / most);
+  }
+  return a;
+}
+
+template <class T> FM_INLINE HiLo<T> above(T t, const Args<T>& a) { return two_sum(t, -a.low); }
+template <class T> FM_INLINE HiLo<T> below(T t, const Args<T>& a) { return two_sum(a.high, -t); }
+
+template <class T> FM_INLINE bool usual_theta(T t, const Args<T>& a) {
+  const T p = t - a.low, q = a.high - t;
+  return (p > Float<T>::small) & (q > Float<T>::small) & (p < Float<T>::large) &
+         (q < Float<T>::large);
+}
+template <class T> FM_INLINE bool usual_y(T y, const Args<T>& a) {
+  return abs(y) <= -math::Constants<T>::exp_low - 2 - abs(a.root.hi);
+}
+
+// Never leaves [low, high]: from the nearer bound. Where the bounds have opposite signs that cancels
+// near the root y0 = log(-low/high); there, with d = y - y0 and E = 1 - e^-|d|,
+//   theta = low E / (1 - (low/high) e^-|d|) for d < 0,  high E / (1 - (high/low) e^-|d|) for d >= 0.
+template <Path P, class T> FM_INLINE T inverse(T y, const Args<T>& a) {
+  if (!a.special_case) {
+    const T part = a.width * math::small_sigmoid<P>(HiLo<T>{y, 0});
+    return select(y < 0, a.low + part, a.high - part);
+  }
+  const HiLo<T> d = two_sum(y, -a.root.hi);
+  const T d_lo = d.lo - a.root.lo;
+  const bool negative = d.hi < 0 || (d.hi == 0 && d_lo < 0);
+  HiLo<T> minus_abs{select(negative, d.hi, -d.hi), select(negative, d_lo, -d_lo)};
+  const HiLo<T> e = math::expm1_parts<P>(minus_abs);
+  const T decay = (1 + e.hi) + e.lo;
+  const T side = select(negative, a.low, a.high), c = select(negative, a.ratio, a.ratio_inv);
+  const T r = side * -e.hi / fma(c, decay, T(1));
+  if constexpr (P == Path::exact)
+    return select(abs(y) > math::Constants<T>::exp_range + abs(a.root.hi), select(y < 0, a.low, a.high),
+                  r);
+  return r;
+}
+
+// log w - log p - log q + shift, as one ratio and one logarithm: log((w / q) / p).
+template <Path P, class T> FM_INLINE T log_slope(T t, const Args<T>& a, T factor) {
+  const HiLo<T> p = above(t, a), q = below(t, a);
+  const HiLo<T> pq = two_product(p.hi, q.hi);
+  const T pq_lo = pq.lo + ((p.hi * q.lo + p.lo * q.hi) + p.lo * q.lo);
+  const HiLo<T> w = fast_two_sum(a.width, T(0));
+  if constexpr (P == Path::fast)
+    return math::log<P>(divide(HiLo<T>{factor * w.hi, 0}, fast_two_sum(pq.hi, pq_lo)));
+  const bool plain = usual_theta(t, a);
+  const T direct = math::log<P>(divide(HiLo<T>{factor * w.hi, 0}, fast_two_sum(pq.hi, pq_lo)));
+  const HiLo<T> wq = divide(HiLo<T>{factor * a.width, 0}, q);
+  const T staged = math::log_ratio<P>(wq, p);
+  const bool inside = p.hi > 0 && q.hi > 0;
+  return select(inside, select(plain, direct, staged), Float<T>::inf);
+}
+
+template <Path P, class T> FM_INLINE T slope(T t, const Args<T>& a) {
+  return (a.width / (a.high - t)) / (t - a.low);
+}
+
+// d/dtheta log(1 / (p q)) = 1/q - 1/p
+template <Path P, class T> FM_INLINE T log_slope_grad(T t, const Args<T>& a) {
+  const HiLo<T> p = above(t, a), q = below(t, a);
+  const HiLo<T> d = two_sum(p.hi, -q.hi);
+  return ((d.hi + (d.lo + (p.lo - q.lo))) / p.hi) / q.hi;
+}
+
+}  // namespace fastmap::FM_ISA::bounded

@@ -1,0 +1,66 @@
+// What a map must have. A map is one struct in one header: its metadata beside its formulas.
+//
+//   static constexpr MapInfo info             name, parameters, domain, formulas as text, ULP bounds
+//   static constexpr bool has_cases           whether Args has a `bool special_case` to split loops by
+//   template <class T> struct Args            constants of one call: low and high, the open domain
+//                                             (+-inf: unbounded), and what the formulas need
+//   prepare<T>(const double* p) -> Args<T>    from the effective parameters, once per call
+//   usual_theta(t, a), usual_z(z, a) -> bool  where Path::fast is right for every op on t or on z
+//   forward, jacobian, log_abs_det, log_abs_det_grad                  <Path P>(t, a), t in the domain
+//   inverse, inverse_jacobian, inverse_log_abs_det, inverse_log_abs_det_grad   <Path P>(z, a)
+//
+// forward is theta -> z. The engine gives NaN outside the domain; formulas only answer on its closure.
+#pragma once
+
+#include "engine/abi.hpp"
+#include "math/elementary.hpp"
+
+namespace fastmap::FM_ISA {
+
+// Constants of a call, computed once on the host in double-double arithmetic: near a root that
+// depends on parameters the result is a difference from such a constant, and libm differs by platform.
+namespace host {
+
+inline HiLo<double> add(HiLo<double> a, HiLo<double> b) {
+  const HiLo<double> s = two_sum(a.hi, b.hi);
+  return fast_two_sum(s.hi, s.lo + (a.lo + b.lo));
+}
+inline HiLo<double> multiply(HiLo<double> a, HiLo<double> b) {
+  const HiLo<double> p = two_product(a.hi, b.hi);
+  return fast_two_sum(p.hi, p.lo + (a.hi * b.lo + a.lo * b.hi));
+}
+// e^x for |x| < 700: Taylor series of x / 2^10, squared ten times as e^x - 1.
+inline HiLo<double> exp(double x) {
+  const HiLo<double> r{x * 0x1p-10, 0};
+  HiLo<double> sum{0, 0}, term{1, 0};
+  for (int k = 1; k < 30; ++k) {
+    term = divide(multiply(term, r), {double(k), 0});
+    term = fast_two_sum(term.hi, term.lo);
+    sum = add(sum, term);
+  }
+  for (int i = 0; i < 10; ++i) sum = add({2 * sum.hi, 2 * sum.lo}, multiply(sum, sum));
+  return add({1, 0}, sum);
+}
+// log x by one Newton step on the working-precision logarithm.
+inline HiLo<double> log(HiLo<double> x) {
+  const double y = math::log<Path::exact>(x.hi);
+  if (!is_finite(y)) return {y, 0};
+  const HiLo<double> ratio = multiply(x, exp(-y));  // 1 + d, d tiny
+  const HiLo<double> d = add(ratio, {-1, 0});
+  return add({y, 0}, {d.hi - 0.5 * d.hi * d.hi, d.lo});
+}
+
+template <class T> inline HiLo<T> round_to(HiLo<double> x) {
+  const T hi = T(x.hi);
+  return {hi, T((x.hi - double(hi)) + x.lo)};
+}
+template <> inline HiLo<double> round_to<double>(HiLo<double> x) { return x; }
+
+}  // namespace host
+
+template <class T> FM_INLINE T sign_of(T x) { return select(x == 0, x, copysign(T(1), x)); }
+template <class T> FM_INLINE HiLo<T> with_sign_of(HiLo<T> r, T x) {  // r >= 0
+  return {copysign(r.hi, x), select(x < 0, -r.lo, r.lo)};
+}
+
+}  // namespace fastmap::FM_ISA

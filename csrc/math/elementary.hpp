@@ -1,0 +1,347 @@
+// Elementary functions, branch-free, in float and double from one text, built on ops.hpp alone.
+//
+// Conventions: a value that a composition needs to more than working precision is a HiLo. On
+// Path::fast the argument must be ordinary (stated at each function); Path::exact takes anything.
+// Polynomials: Sollya `fpminimax`, relative error, coefficients in the working format; the stated
+// errors are of the polynomial alone. Range reduction: Cody and Waite, "Software Manual for the
+// Elementary Functions" (1980); log in double: the argument s = f/(2+f) as in fdlibm's e_log.c.
+#pragma once
+
+#include "math/ops.hpp"
+
+namespace fastmap::FM_ISA::math {
+
+template <class T> struct Constants;
+template <> struct Constants<float> {
+  // n * ln2_hi is exact for |n| < 2^8.
+  static constexpr float ln2_hi = 0x1.62e4p-1f, ln2_lo = 0x1.7f7d1cp-20f, log2e = 0x1.715476p0f;
+  static constexpr float ln2 = 0x1.62e43p-1f, ln2_rest = -0x1.05c61p-29f;  // ln 2 as a HiLo
+  static constexpr float sqrt_half = 0x1.6a09e6p-1f;
+  // e^x is finite, normal and needs one scaling inside [exp_low, exp_high]; beyond +-exp_range it
+  // is infinite or rounds to zero.
+  static constexpr float exp_low = -87, exp_high = 88, exp_range = 110;
+  static constexpr float large_exponent = 30;  // e^x + 1 == e^x from here on, and e^(-2x) == 0
+};
+template <> struct Constants<double> {
+  static constexpr double ln2_hi = 0x1.62e42fefa38p-1, ln2_lo = 0x1.ef35793c7673p-45,
+                          log2e = 0x1.71547652b82fep0;  // n * ln2_hi is exact for |n| < 2^11
+  static constexpr double ln2 = 0x1.62e42fefa39efp-1, ln2_rest = 0x1.abc9e3b39803fp-56;
+  static constexpr double sqrt_half = 0x1.6a09e667f3bcdp-1;
+  static constexpr double exp_low = -708, exp_high = 709, exp_range = 760;
+  static constexpr double large_exponent = 60;
+};
+
+template <class T> FM_INLINE HiLo<T> ln2() { return {Constants<T>::ln2, Constants<T>::ln2_rest}; }
+
+// (e^r - 1 - r) / r^2 on |r| <= 0.347; relative error of e^r 2^-31.8 and 2^-65.9.
+FM_INLINE float exp_tail(float r) {
+  return polynomial(r, 0x1p-1f, 0x1.555556p-3f, 0x1.5555p-5f, 0x1.110feep-7f, 0x1.6d3092p-10f,
+                    0x1.a270ccp-13f);
+}
+FM_INLINE double exp_tail(double r) {
+  return polynomial(r, 0x1p-1, 0x1.5555555555555p-3, 0x1.5555555555556p-5, 0x1.111111111137ap-7,
+                    0x1.6c16c16c15ff2p-10, 0x1.a01a019ead3bap-13, 0x1.a01a01a81eb5ap-16,
+                    0x1.71de403de1d76p-19, 0x1.27e4d801ee937p-22, 0x1.ae4e01fd94b36p-26,
+                    0x1.1f7912b86a036p-29, 0x1.80d56e51d7b24p-33);
+}
+
+// log(1 + f) - f on [sqrt(1/2) - 1, sqrt(2) - 1].
+FM_INLINE float log_tail(float f) {  // error 2^-28.1 of the logarithm
+  const float q = polynomial(f, 0x1.555554p-2f, -0x1.fffff8p-3f, 0x1.999d46p-3f, -0x1.555c92p-3f,
+                             0x1.23d504p-3f, -0x1.fcbdfep-4f, 0x1.de36f2p-4f, -0x1.d78ad8p-4f,
+                             0x1.205246p-4f);
+  const float square = f * f;
+  return fma(f * square, q, -0.5f * square);
+}
+FM_INLINE double log_tail(double f) {  // error 2^-64.1 of the part in s
+  const double s = f / (2 + f), w = s * s, half_square = 0.5 * f * f;
+  const double r = w * polynomial(w, 0x1.5555555555555p-1, 0x1.9999999999d59p-2,
+                                  0x1.249249242ee1bp-2, 0x1.c71c725c5ee56p-3, 0x1.745cdb7521fa2p-3,
+                                  0x1.3b215933c2fbfp-3, 0x1.0f4a1544c36d8p-3, 0x1.1023b86d5b2fdp-3);
+  return s * (half_square + r) - half_square;
+}
+
+// log x to about 1.3 times the working precision. Fast: x positive, normal, finite.
+template <Path P, class T> FM_INLINE HiLo<T> log_parts(T x) {
+  using F = Float<T>;
+  using C = Constants<T>;
+  constexpr int lift = F::mantissa_bits + 2;  // brings every subnormal into the normal range
+  T normal = x, lifted = 0;
+  if constexpr (P == Path::exact) {
+    const bool tiny = x < F::min_normal;
+    normal = select(tiny, x * T(BitsOf<T>(1) << lift), x);
+    lifted = select(tiny, T(lift), T(0));
+  }
+  // x = 2^k m with m in [sqrt(1/2), sqrt(2)), k read as a number through the bits of 2^mantissa_bits.
+  const BitsOf<T> u = bits(normal) - bits(C::sqrt_half) + (F::bias << F::mantissa_bits);
+  const T two_m = T(BitsOf<T>(1) << F::mantissa_bits);
+  const T k = (from_bits(bits(two_m) | (u >> F::mantissa_bits)) - (two_m + T(F::bias))) - lifted;
+  const T m = from_bits((u & ((BitsOf<T>(1) << F::mantissa_bits) - 1)) + bits(C::sqrt_half));
+  const T f = m - 1;
+  const HiLo<T> head = fast_two_sum(k * C::ln2_hi, f);  // k ln2_hi is exact and 0 or > |f|
+  HiLo<T> r{head.hi, head.lo + fma(k, C::ln2_lo, log_tail(f))};
+  if constexpr (P == Path::exact) {
+    const bool ordinary = x > 0 && x <= F::max;
+    const T special = select(x == 0, -F::inf, select(x > 0, x, nan<T>()));
+    r = {select(ordinary, r.hi, special), select(ordinary, r.lo, T(0))};
+  }
+  return r;
+}
+
+// log(x.hi + x.lo) = log x.hi + x.lo / x.hi: |x.lo| <= ulp(x.hi) makes the next term negligible, and
+// next to x.hi == 1 the small x.lo is the result itself, so that a root of a map keeps its digits.
+template <Path P, class T> FM_INLINE HiLo<T> log_parts(HiLo<T> x) {
+  HiLo<T> r = log_parts<P>(x.hi);
+  T rest = x.lo / x.hi;
+  if constexpr (P == Path::exact) rest = select(x.hi > 0 && x.hi <= Float<T>::max, rest, T(0));
+  return {r.hi, r.lo + rest};
+}
+
+template <Path P, class T> FM_INLINE T log(T x) {
+  const HiLo<T> r = log_parts<P>(x);
+  return r.hi + r.lo;
+}
+template <Path P, class T> FM_INLINE T log(HiLo<T> x) {
+  const HiLo<T> r = log_parts<P>(x);
+  return r.hi + r.lo;
+}
+
+// log(a / b). Fast: a.hi and b.hi inside (small, large). Exact: each is brought near 1 by a power of
+// two first, since the quotient may over- or underflow although its logarithm does not.
+template <Path P, class T> FM_INLINE HiLo<T> log_ratio_parts(HiLo<T> a, HiLo<T> b) {
+  if constexpr (P == Path::fast) return log_parts<P>(divide(a, b));
+  using F = Float<T>;
+  constexpr T up = F::large, down = F::small;  // up * down == 1
+  const bool a_big = a.hi > up, a_small = a.hi < down, b_big = b.hi > up, b_small = b.hi < down;
+  const T fa = select(a_big, down, select(a_small, up, T(1)));
+  const T fb = select(b_big, down, select(b_small, up, T(1)));
+  // Twice: the smallest subnormal needs it.
+  const T ga = select(a.hi * fa < down, up, select(a.hi * fa > up, down, T(1)));
+  const T gb = select(b.hi * fb < down, up, select(b.hi * fb > up, down, T(1)));
+  const HiLo<T> q = divide(HiLo<T>{a.hi * fa * ga, a.lo * fa * ga},
+                           HiLo<T>{b.hi * fb * gb, b.lo * fb * gb});
+  const HiLo<T> r = log_parts<P>(q);
+  constexpr T e = T(sizeof(T) == 4 ? 60 : 500);  // log2(large)
+  const T steps = select(fa == up, T(-1), select(fa == down, T(1), T(0))) +
+                  select(ga == up, T(-1), select(ga == down, T(1), T(0))) -
+                  select(fb == up, T(-1), select(fb == down, T(1), T(0))) -
+                  select(gb == up, T(-1), select(gb == down, T(1), T(0)));
+  const T k = steps * e;
+  const HiLo<T> head = two_sum(k * Constants<T>::ln2_hi, r.hi);
+  const bool ordinary = is_finite(r.hi) && k != 0;
+  return {select(ordinary, head.hi, r.hi),
+          select(ordinary, head.lo + fma(k, Constants<T>::ln2_lo, r.lo), r.lo)};
+}
+template <Path P, class T> FM_INLINE T log_ratio(HiLo<T> a, HiLo<T> b) {
+  const HiLo<T> r = log_ratio_parts<P>(a, b);
+  return r.hi + r.lo;
+}
+
+// e^(x.hi + x.lo) = 2^n (1 + r + s), |s| <= r^2.
+template <class T> struct ExpParts {
+  T n, r, s;
+};
+// |x.hi| <= exp_range.
+template <class T> FM_INLINE ExpParts<T> exp_parts(HiLo<T> x) {
+  using C = Constants<T>;
+  const T n = fma(x.hi, C::log2e, magic<T>()) - magic<T>();
+  const T head = fma(-n, C::ln2_hi, x.hi);  // exact
+  const T r = fma(-n, C::ln2_lo, head);
+  const T rest = fma(-n, C::ln2_lo, head - r) + x.lo;  // what rounding r lost
+  return {n, r, fma(r * r, exp_tail(r), rest)};
+}
+
+template <class T> FM_INLINE HiLo<T> clamp_exponent(HiLo<T> x) {
+  constexpr T limit = Constants<T>::exp_range;
+  const bool inside = abs(x.hi) <= limit;
+  return {max(min(x.hi, limit), -limit), select(inside, x.lo, T(0))};
+}
+
+// Fast: exp_low <= x.hi <= exp_high.
+template <Path P, class T> FM_INLINE T exp(HiLo<T> x) {
+  if constexpr (P == Path::exact) x = clamp_exponent(x);
+  const ExpParts<T> e = exp_parts(x);
+  const HiLo<T> one_r = fast_two_sum(T(1), e.r);
+  return scale_by_pow2<P>(one_r.hi + (one_r.lo + e.s), e.n);
+}
+template <Path P, class T> FM_INLINE T exp(T x) { return exp<P>(HiLo<T>{x, 0}); }
+
+// c e^x, finite wherever the product is, although e^x may not be.
+template <Path P, class T> FM_INLINE T scaled_exp(T c, HiLo<T> x) {
+  if constexpr (P == Path::fast) return c * exp<P>(x);
+  const HiLo<T> y = clamp_exponent<T>(x);
+  const ExpParts<T> e = exp_parts(y);
+  const HiLo<T> one_r = fast_two_sum(T(1), e.r);
+  const T v = one_r.hi + (one_r.lo + e.s);
+  // The same order as on the fast path wherever that one is right.
+  const bool plain = y.hi >= Constants<T>::exp_low && y.hi <= Constants<T>::exp_high;
+  const T half = round_even(e.n * T(0.5));
+  const T direct = c * (v * pow2(half) * pow2(e.n - half));
+  const T staged = (c * pow2(half) * v) * pow2(e.n - half);
+  return select(plain || !is_finite(x.hi), direct, staged);
+}
+
+// e^x - 1 to about 1.1 times the working precision, normalised; where it is -1 to working precision
+// lo holds e^x itself. Fast: exp_low <= x.hi <= exp_high - 1.
+template <Path P, class T> FM_INLINE HiLo<T> expm1_parts(HiLo<T> x) {
+  if constexpr (P == Path::exact) x = clamp_exponent(x);
+  const ExpParts<T> e = exp_parts(x);
+  T power;
+  if constexpr (P == Path::exact)
+    power = scale_by_pow2<P>(T(1), e.n);
+  else
+    power = pow2(e.n);
+  const HiLo<T> a = two_sum(power, T(-1));
+  const HiLo<T> b = fast_two_sum(a.hi, power * e.r);  // a.hi is 0 or at least as large
+  HiLo<T> v = fast_two_sum(b.hi, (a.lo + b.lo) + power * e.s);
+  if constexpr (P == Path::exact) {
+    // Beyond the fast range `power` or its products overflow before the result does.
+    const bool large = x.hi > Constants<T>::exp_high - 1;
+    v = select(large, HiLo<T>{exp<P>(x), 0}, v);
+    const bool zero = x.hi == 0 && x.lo == 0;  // keeps the sign of zero
+    v = {select(zero, x.hi, v.hi), select(zero, T(0), v.lo)};
+  }
+  return v;
+}
+template <Path P, class T> FM_INLINE T expm1(HiLo<T> x) {
+  const HiLo<T> r = expm1_parts<P>(x);
+  return r.hi;
+}
+template <Path P, class T> FM_INLINE T expm1(T x) { return expm1<P>(HiLo<T>{x, 0}); }
+
+// log(1 + x), x.hi > -1.
+template <Path P, class T> FM_INLINE T log1p(T x) {
+  if constexpr (P == Path::fast) return log<P>(two_sum(T(1), x));
+  const T r = log<P>(two_sum(T(1), x));
+  return select(x == 0, x, select(x == Float<T>::inf, x, r));
+}
+
+// log(1 + e^x) = max(x, 0) + log1p(e^-|x|). Fast: |x.hi| <= -exp_low.
+template <Path P, class T> FM_INLINE HiLo<T> softplus_parts(HiLo<T> x) {
+  const bool positive = x.hi > 0;
+  const HiLo<T> r =
+      log_parts<P>(two_sum(T(1), exp<P>(HiLo<T>{select(positive, -x.hi, x.hi),
+                                                 select(positive, -x.lo, x.lo)})));
+  // x > 0: |x| and the logarithm (at most ln 2) may come in either order of size.
+  const HiLo<T> sum = two_sum(x.hi, r.hi);
+  HiLo<T> v = select(positive, HiLo<T>{sum.hi, sum.lo + (x.lo + r.lo)}, r);
+  if constexpr (P == Path::exact)
+    v = select(is_finite(x.hi), v, HiLo<T>{select(x.hi < 0, T(0), x.hi), T(0)});
+  return v;
+}
+
+// log(e^x - 1), the inverse of softplus, x > 0. Three forms that share one exponential and one
+// logarithm, since each of the usual ones loses all digits somewhere:
+//   x <= 1/4:        log(expm1 x)
+//   1/4 < x <= 5/4:  log1p(2 expm1(x - ln 2)), which keeps the root at ln 2
+//   else:            x + log(1 - e^-x).
+// Fast: small < x.hi <= -exp_low.
+template <Path P, class T> FM_INLINE HiLo<T> log_expm1_parts(HiLo<T> x) {
+  const bool low = x.hi <= T(0.25), high = x.hi > T(1.25);
+  const HiLo<T> shifted = two_sum(x.hi, -Constants<T>::ln2);
+  const HiLo<T> middle_argument{shifted.hi, shifted.lo + (x.lo - Constants<T>::ln2_rest)};
+  const HiLo<T> e = expm1_parts<P>(select(low, x, select(high, negate(x), middle_argument)));
+  const HiLo<T> one_plus = two_sum(T(1), 2 * e.hi);
+  const HiLo<T> middle{one_plus.hi, one_plus.lo + 2 * e.lo};
+  const HiLo<T> r = log_parts<P>(select(low, e, select(high, negate(e), middle)));
+  const HiLo<T> sum = fast_two_sum(x.hi, r.hi);
+  HiLo<T> v = select(high, HiLo<T>{sum.hi, sum.lo + (x.lo + r.lo)}, r);
+  if constexpr (P == Path::exact) v = select(x.hi == Float<T>::inf, x, v);
+  return v;
+}
+
+// log(a + sqrt(a^2 + 1)) for a = x.hi + x.lo, odd. The sum is kept as a HiLo around 1, so that small
+// arguments need no branch; asinh(x + d) = asinh x + d / sqrt(x^2 + 1) brings in x.lo.
+// Fast: |x.hi| <= large.
+template <Path P, class T> FM_INLINE HiLo<T> asinh_parts(HiLo<T> x) {
+  const T a = abs(x.hi), a_lo = select(bits(x.hi) & Float<T>::sign ? true : false, -x.lo, x.lo);
+  T b = a;
+  bool big = false;
+  if constexpr (P == Path::exact) {
+    big = a > Float<T>::large;
+    b = select(big, T(1), a);
+  }
+  const HiLo<T> square = two_product(b, b);
+  const HiLo<T> sum = two_sum(square.hi, T(1));
+  const T root = sqrt(sum.hi);
+  const T root_lo = (fma(-root, root, sum.hi) + (sum.lo + square.lo)) / (2 * root);
+  const HiLo<T> u = two_sum(root, b);
+  HiLo<T> r = log_parts<P>(HiLo<T>{u.hi, u.lo + root_lo});
+  r.lo = r.lo + a_lo / root;
+  if constexpr (P == Path::exact) {  // asinh a = log a + ln 2 for large a
+    const HiLo<T> l = log_parts<P>(HiLo<T>{a, a_lo});
+    const HiLo<T> s = fast_two_sum(l.hi, Constants<T>::ln2);
+    r = select(big, HiLo<T>{s.hi, s.lo + (l.lo + Constants<T>::ln2_rest)}, r);
+    r = select(a <= Float<T>::max, r, HiLo<T>{a, 0});
+  }
+  return {copysign(r.hi, x.hi), select(bits(x.hi) & Float<T>::sign ? true : false, -r.lo, r.lo)};
+}
+
+// c sinh x = c/2 (E + E / (1 + E)), E = expm1|x|; odd. Fast: |x| <= large_exponent.
+template <Path P, class T> FM_INLINE T scaled_sinh(T c, T x) {
+  const T a = abs(x);
+  T b = a;
+  if constexpr (P == Path::exact) b = min(a, Constants<T>::large_exponent);
+  const HiLo<T> e = expm1_parts<P>(HiLo<T>{b, 0});
+  const T quotient = e.hi / (1 + e.hi);
+  T r = c * (T(0.5) * (e.hi + (quotient + e.lo)));
+  if constexpr (P == Path::exact) {
+    r = select(a > Constants<T>::large_exponent, scaled_exp<P>(T(0.5) * c, HiLo<T>{a, 0}), r);
+  }
+  return copysign(r, x);
+}
+
+// c cosh x = c/2 (e^x + e^-x). Fast: |x| <= large_exponent.
+template <Path P, class T> FM_INLINE T scaled_cosh(T c, T x) {
+  const T a = abs(x);
+  T b = a;
+  if constexpr (P == Path::exact) b = min(a, Constants<T>::large_exponent);
+  const T e = exp<P>(b);
+  T r = c * (T(0.5) * (e + 1 / e));
+  if constexpr (P == Path::exact)
+    r = select(a > Constants<T>::large_exponent, scaled_exp<P>(T(0.5) * c, HiLo<T>{a, 0}), r);
+  return r;
+}
+
+// tanh |x| and e^(-2|x|), from one exponential. Fast: |x| <= -exp_low / 2.
+template <class T> struct TanhParts {
+  T tanh, decay;
+};
+template <Path P, class T> FM_INLINE TanhParts<T> tanh_parts(T x) {
+  const T a = -2 * abs(x);
+  const HiLo<T> e = expm1_parts<P>(HiLo<T>{a, 0});
+  return {(-e.hi - e.lo) / (2 + e.hi), (1 + e.hi) + e.lo};
+}
+
+// log(sech^2 x) = -2 log cosh x: log(1 - tanh^2 x) below |x| = 1/2, where it is small; else
+// 2 (ln 2 - |x|) - 2 log1p(e^(-2|x|)). Fast: |x| <= -exp_low / 2.
+template <Path P, class T> FM_INLINE HiLo<T> log_sech2_parts(T x) {
+  const T a = abs(x);
+  const bool near = a < T(0.5);
+  const TanhParts<T> t = tanh_parts<P>(x);
+  const HiLo<T> square = two_product(t.tanh, t.tanh);
+  const HiLo<T> one_minus = two_sum(T(1), -square.hi);
+  const HiLo<T> one_plus = two_sum(T(1), t.decay);
+  const HiLo<T> r = log_parts<P>(
+      select(near, HiLo<T>{one_minus.hi, one_minus.lo - square.lo}, one_plus));
+  const HiLo<T> d = two_sum(Constants<T>::ln2, -a);
+  const HiLo<T> s = two_sum(d.hi, -r.hi);
+  HiLo<T> v = select(near, r, HiLo<T>{2 * s.hi, 2 * (s.lo + (d.lo + (Constants<T>::ln2_rest - r.lo)))});
+  if constexpr (P == Path::exact) v = select(is_finite(x), v, HiLo<T>{-a, 0});
+  return v;
+}
+
+// sigmoid(-|x|) = e / (1 + e), e = exp(-|x|). Fast: |x.hi| <= -exp_low.
+template <Path P, class T> FM_INLINE T small_sigmoid(HiLo<T> x) {
+  const bool positive = x.hi > 0;
+  const T e = exp<P>(HiLo<T>{select(positive, -x.hi, x.hi), select(positive, -x.lo, x.lo)});
+  return e / (1 + e);
+}
+// sigmoid(x) = 1 / (1 + e^-x).
+template <Path P, class T> FM_INLINE T sigmoid(HiLo<T> x) {
+  const bool positive = x.hi > 0;
+  const T e = exp<P>(HiLo<T>{select(positive, -x.hi, x.hi), select(positive, -x.lo, x.lo)});
+  return select(positive, T(1), e) / (1 + e);
+}
+
+}  // namespace fastmap::FM_ISA::math
