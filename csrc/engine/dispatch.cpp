@@ -1,0 +1,316 @@
+#include "engine/dispatch.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <system_error>
+#include <thread>
+
+#include <sched.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "fastmap_registry.hpp"  // generated: FASTMAP_FOR_ISAS, FASTMAP_FOR_MAPS
+
+#define FM_DECLARE_MAP(map, isa) extern "C" const fastmap::MapTable fastmap_map_##map##_##isa;
+#define FM_DECLARE_ISA(isa)                              \
+  FASTMAP_FOR_MAPS(FM_DECLARE_MAP, isa)                  \
+  extern "C" const fastmap::EngineTable fastmap_engine_##isa;
+FASTMAP_FOR_ISAS(FM_DECLARE_ISA)
+
+namespace fastmap {
+namespace {
+
+#define FM_MAP_ADDRESS(map, isa) &fastmap_map_##map##_##isa,
+#define FM_MAP_LIST(isa) const MapTable* const maps_##isa[] = {FASTMAP_FOR_MAPS(FM_MAP_ADDRESS, isa)};
+FASTMAP_FOR_ISAS(FM_MAP_LIST)
+
+bool cpu_has(const std::string& isa) {
+#if defined(__x86_64__)
+  if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == "avx512")
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+#endif
+  return isa == "baseline" || isa == "neon";
+}
+
+// The kernels assume round-to-nearest and gradual underflow, whatever the caller has set.
+class FloatMode {
+ public:
+#if defined(__SSE2__)
+  FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+  ~FloatMode() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#elif defined(__aarch64__)
+  FloatMode() {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" ::"r"(std::uint64_t(0)));
+  }
+  ~FloatMode() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+
+ private:
+  std::uint64_t saved_;
+#endif
+};
+
+constexpr std::size_t kBlockBytes = 8192;             // in and stage share the L1 cache
+constexpr std::size_t kStreamBytes = 32u << 20;       // larger outputs bypass the caches
+constexpr std::size_t kThreadBytes = 256u << 10;      // less than this per thread does not pay
+
+std::atomic<int> configured_threads{0};
+
+int default_threads() {
+  for (const char* name : {"FASTMAP_NUM_THREADS", "OMP_NUM_THREADS"})
+    if (const char* text = std::getenv(name))
+      if (const int n = std::atoi(text); n > 0) return n;
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return 1;
+}
+
+// Runs work(begin, end) over blocks [0, n), in one contiguous part per thread; the caller takes one.
+// Threads live for the call only: nothing to re-create after fork, nothing that spins.
+template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const Work& work) {
+  const std::size_t threads = std::min<std::size_t>(
+      {std::size_t(num_threads()), std::max<std::size_t>(1, bytes / kThreadBytes), blocks});
+  if (threads <= 1) {
+    FloatMode mode;
+    return work(0, blocks);
+  }
+  std::vector<std::thread> others;
+  others.reserve(threads - 1);
+  std::size_t done = threads;  // parts from here on found no thread and fall to the caller
+  for (std::size_t t = 1; t < threads; ++t) {
+    try {
+      others.emplace_back([&, t] {
+        FloatMode mode;
+        work(blocks * t / threads, blocks * (t + 1) / threads);
+      });
+    } catch (const std::system_error&) {
+      done = t;
+      break;
+    }
+  }
+  {
+    FloatMode mode;
+    work(0, blocks / threads);
+    if (done < threads) work(blocks * done / threads, blocks);
+  }
+  for (auto& thread : others) thread.join();
+}
+
+struct Call {
+  const EngineTable* engine;
+  const MapKernels* kernels;
+  ArgsBuffer args;
+  std::size_t size;  // of an element
+  bool on_theta;
+  DType dtype;
+};
+
+Call make_call(Op op, int map, DType dtype, const std::vector<double>& params) {
+  const Isa& isa = active_isa();
+  Call call{isa.engine, &isa.maps[map]->kernels[dtype], {}, dtype == kFloat32 ? 4u : 8u,
+            op < kThetaOps, dtype};
+  const auto effective = effective_params(map, dtype, params);
+  double p[kMaxParams] = {};
+  std::copy(effective.begin(), effective.end(), p);
+  FloatMode mode;
+  call.kernels->prepare(p, call.args);
+  return call;
+}
+
+// Applies the policy to one block in L1; `staged` may receive clipped input. Null: refused.
+const void* admit(const Call& call, const void* x, std::size_t n, Policy policy, void* staged,
+                  Scan& scan) {
+  scan = call.kernels->scan[!call.on_theta](x, n, call.args);
+  if (!scan.invalid || policy == Policy::nan) return x;
+  if (policy == Policy::raise || !call.on_theta) return nullptr;
+  for (std::size_t i = 0; i < n; ++i)
+    if (!call.kernels->valid[1](x, i, call.args)) return nullptr;
+  call.kernels->clip(x, staged, n, call.args);
+  scan.unusual = true;
+  return staged;
+}
+
+Invalid count_invalid(const Call& call, const void* x, std::size_t n, Policy policy) {
+  const bool nan_only = policy == Policy::clip || !call.on_theta;
+  Invalid r;
+  for (std::size_t i = 0; i < n; ++i)
+    if (!call.kernels->valid[nan_only](x, i, call.args) && r.count++ == 0) r.first = i;
+  return r;
+}
+
+bool any_refused(const Call& call, const void* x, std::size_t n, Policy policy) {
+  const std::size_t step = kBlockBytes / call.size, blocks = (n + step - 1) / step;
+  std::atomic<bool> refused{false};
+  parallel(blocks, n * call.size, [&](std::size_t begin, std::size_t end) {
+    alignas(64) unsigned char staged[kBlockBytes];
+    Scan scan;
+    for (std::size_t b = begin; b < end && !refused; ++b) {
+      const std::size_t i = b * step;
+      const void* block = static_cast<const char*>(x) + i * call.size;
+      if (!admit(call, block, std::min(step, n - i), policy, staged, scan)) refused = true;
+    }
+  });
+  return refused;
+}
+
+}  // namespace
+
+const std::vector<Isa>& isas() {
+#define FM_ISA_ROW(isa) {#isa, cpu_has(#isa), &fastmap_engine_##isa, maps_##isa},
+  static const std::vector<Isa> all{FASTMAP_FOR_ISAS(FM_ISA_ROW)};
+  return all;
+}
+
+const Isa& active_isa() {
+  static const Isa& chosen = []() -> const Isa& {
+    const char* wanted = std::getenv("FASTMAP_ISA");
+    const Isa* best = nullptr;
+    std::string names;
+    for (const Isa& isa : isas()) {
+      if (!isa.available) continue;
+      names += std::string(names.empty() ? "" : ", ") + isa.name;
+      if (!wanted || !*wanted || std::strcmp(wanted, isa.name) == 0) best = &isa;
+    }
+    if (!best)
+      throw std::invalid_argument("FASTMAP_ISA=" + std::string(wanted ? wanted : "") +
+                                  " is not available here; available: " + names);
+    return *best;
+  }();
+  return chosen;
+}
+
+#define FM_COUNT_MAP(map, isa) +1
+std::size_t map_count() { return 0 FASTMAP_FOR_MAPS(FM_COUNT_MAP, any); }
+const MapInfo& map_info(int map) { return *isas().front().maps[map]->info; }
+
+std::vector<double> effective_params(int map, DType dtype, const std::vector<double>& params) {
+  const MapInfo& info = map_info(map);
+  if (int(params.size()) != info.n_params)
+    throw std::invalid_argument(std::string(info.name) + " takes " + std::to_string(info.n_params) +
+                                " parameters");
+  std::vector<double> r;
+  int lower = -1;
+  for (int i = 0; i < info.n_params; ++i) {
+    const ParamInfo& param = info.params[i];
+    double v = params[i];
+    const auto refuse = [&](const std::string& why) {
+      throw std::invalid_argument(std::string(info.name) + ": " + param.name + " " + why + ", got " +
+                                  std::to_string(params[i]));
+    };
+    if (!std::isfinite(v)) refuse("must be finite");
+    if (dtype == kFloat32) {
+      float f = float(v);
+      if (param.constraint == Constraint::lower_bound && double(f) < v) f = std::nextafterf(f, INFINITY);
+      if (param.constraint == Constraint::upper_bound && double(f) > v) f = std::nextafterf(f, -INFINITY);
+      v = double(f);
+      if (!std::isfinite(v)) refuse("overflows float32");
+    }
+    if (param.constraint == Constraint::positive && !(v > 0)) refuse("must be positive");
+    if (param.constraint == Constraint::nonzero && v == 0) refuse("must not be zero");
+    if (param.constraint == Constraint::lower_bound) lower = i;
+    if (param.constraint == Constraint::upper_bound && !(r[lower] < v))
+      refuse("must be above low = " + std::to_string(params[lower]) + " in this dtype");
+    r.push_back(v);
+  }
+  return r;
+}
+
+Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t n,
+              const void* x_, const void* g_, void* out_, Policy policy) {
+  if (n == 0) return {};
+  const Call call = make_call(op, map, dtype, params);
+  const char *x = static_cast<const char*>(x_), *g = static_cast<const char*>(g_);
+  char* out = static_cast<char*>(out_);
+  const bool in_place = x == out || g == out;
+  if (in_place && policy != Policy::nan && any_refused(call, x, n, policy))
+    return count_invalid(call, x, n, policy);
+  const std::size_t step = kBlockBytes / call.size, blocks = (n + step - 1) / step;
+  const bool stream = n * call.size >= kStreamBytes && !in_place;
+  std::atomic<bool> refused{false};
+  parallel(blocks, n * call.size, [&](std::size_t begin, std::size_t end) {
+    alignas(64) unsigned char clipped[kBlockBytes], stage[kBlockBytes];
+    for (std::size_t b = begin; b < end && !refused; ++b) {
+      const std::size_t i = b * step, m = std::min(step, n - i), offset = i * call.size;
+      Scan scan;
+      const void* in = admit(call, x + offset, m, policy, clipped, scan);
+      if (!in) {
+        refused = true;
+        break;
+      }
+      void* to = stream || g ? static_cast<void*>(stage) : out + offset;
+      call.kernels->op[op][scan.unusual || scan.invalid](in, to, m, call.args);
+      if (g) call.engine->multiply[dtype](stage, g + offset, stream ? to : out + offset, m);
+      if (stream) call.engine->stream(stage, out + offset, m * call.size);
+    }
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+  });
+  return refused ? count_invalid(call, x, n, policy) : Invalid{};
+}
+
+Invalid log_det(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t rows,
+                std::size_t n, const void* x_, double* sums, Op value_op, void* out_, Policy policy) {
+  std::fill(sums, sums + rows, 0.0);
+  if (n == 0 || rows == 0) return {};
+  const Call call = make_call(op, map, dtype, params);
+  const char* x = static_cast<const char*>(x_);
+  char* out = static_cast<char*>(out_);
+  if (x == out && policy != Policy::nan && any_refused(call, x, rows * n, policy))
+    return count_invalid(call, x, rows * n, policy);
+  const std::size_t per_row = (n + kSumBlock - 1) / kSumBlock, blocks = rows * per_row;
+  std::vector<double> partial(blocks);
+  std::atomic<bool> refused{false};
+  parallel(blocks, rows * n * call.size, [&](std::size_t begin, std::size_t end) {
+    alignas(64) unsigned char clipped[kSumBlock * 8], stage[kSumBlock * 8];
+    for (std::size_t b = begin; b < end && !refused; ++b) {
+      const std::size_t start = b % per_row * kSumBlock, m = std::min(kSumBlock, n - start);
+      const std::size_t offset = (b / per_row * n + start) * call.size;
+      Scan scan;
+      const void* in = admit(call, x + offset, m, policy, clipped, scan);
+      if (!in) {
+        refused = true;
+        break;
+      }
+      const bool exact = scan.unusual || scan.invalid;
+      call.kernels->op[op][exact](in, stage, m, call.args);
+      partial[b] = call.engine->sum[dtype](stage, m);
+      if (out) call.kernels->op[value_op][exact](in, out + offset, m, call.args);
+    }
+  });
+  if (refused) return count_invalid(call, x, rows * n, policy);
+  for (std::size_t r = 0; r < rows; ++r) {  // pairwise over the blocks of a row, in order
+    double* p = partial.data() + r * per_row;
+    for (std::size_t width = per_row; width > 1; width = (width + 1) / 2)
+      for (std::size_t i = 0; i < width / 2; ++i)
+        p[i] = p[2 * i] + p[2 * i + 1], i + 1 == width / 2 && width % 2 ? void(p[i + 1] = p[width - 1]) : void();
+    sums[r] = p[0];
+  }
+  return {};
+}
+
+int num_threads() {
+  const int n = configured_threads.load(std::memory_order_relaxed);
+  if (n > 0) return n;
+  static const int fallback = default_threads();
+  return fallback;
+}
+
+void set_num_threads(int n) {
+  if (n < 1) throw std::invalid_argument("n must be at least 1, got " + std::to_string(n));
+  configured_threads = n;
+}
+
+}  // namespace fastmap
