@@ -37,17 +37,13 @@ struct Interval {
   }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
     const T e = math::exp<P>(-abs(z)), d = 1 + e;
-    return a.width * e / (d * d);
+    return a.width.hi * e / (d * d);
   }
   template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
     return bounded::log_slope<P>(t, a, T(1));
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
-    const HiLo<T> r = math::log_parts<P>(two_sum(T(1), math::exp<P>(-abs(z))));
-    const HiLo<T> u = two_sum(a.log_width.hi, -abs(z)), v = two_sum(u.hi, -2 * r.hi);
-    const T sum = v.hi + (v.lo + (u.lo + (a.log_width.lo - 2 * r.lo)));
-    if constexpr (P == Path::exact) return select(is_finite(z), sum, -Float<T>::inf);
-    return sum;
+    return bounded::log_inverse_slope<P>(T(0.5) * z, a.log_width_4);  // w e/(1+e)^2 = w/4 sech^2(z/2)
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
     return bounded::log_slope_grad<P>(t, a);

@@ -19,11 +19,15 @@ struct Log {
     T low, high;
     bool special_case;
     HiLo<T> root;  // z where theta == 0
+    T usual_high;
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T low = T(p[0]);
-    Args<T> a{low, Float<T>::inf, low < 0, {0, 0}};
-    if (low < 0) a.root = host::round_to<T>(host::log({-double(low), 0}));
+    Args<T> a{low, Float<T>::inf, low < 0, {0, 0}, math::Constants<T>::exp_high - 2};
+    if (low < 0) {
+      a.root = host::round_to<T>(host::log({-double(low), 0}));
+      a.usual_high = math::Constants<T>::large_exponent - 1 - abs(a.root.hi);
+    }
     return a;
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
@@ -31,7 +35,7 @@ struct Log {
   }
   template <class T> FM_INLINE static bool usual_z(T z, const Args<T>& a) {
     return (z >= math::Constants<T>::exp_low + abs(a.root.hi)) &
-           (z <= math::Constants<T>::exp_high - 2 - abs(a.root.hi));
+           (z <= a.usual_high);
   }
   template <class T> FM_INLINE static HiLo<T> distance(T t, const Args<T>& a) {
     return two_sum(t, -a.low);
@@ -45,7 +49,8 @@ struct Log {
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     if (!a.special_case) return a.low + math::exp<P>(z);
     const HiLo<T> d = two_sum(z, -a.root.hi);
-    T r = -a.low * math::expm1<P>(HiLo<T>{d.hi, d.lo - a.root.lo});
+    const HiLo<T> e = math::expm1_parts<P>(HiLo<T>{d.hi, d.lo - a.root.lo});
+    T r = fma(-a.low, e.hi, -a.low * e.lo);
     if constexpr (P == Path::exact) {
       r = select(d.hi > math::Constants<T>::large_exponent, a.low + math::exp<P>(z), r);
       r = select(z == -Float<T>::inf, a.low, r);

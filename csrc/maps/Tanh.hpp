@@ -37,19 +37,14 @@ struct Tanh {
   }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
     const T e = math::exp<P>(-2 * abs(z)), d = 1 + e;
-    return 2 * (a.width * e / (d * d));
+    return 2 * (a.width.hi * e / (d * d));
   }
   template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
     return bounded::log_slope<P>(t, a, T(0.5));
   }
   // log(w/2) + log(sech^2 z)
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
-    const HiLo<T> r = math::log_sech2_parts<P>(z);
-    const HiLo<T> h = two_sum(a.log_width.hi, -math::Constants<T>::ln2), s = two_sum(h.hi, r.hi);
-    const T rest = h.lo + (a.log_width.lo - math::Constants<T>::ln2_rest);
-    const T sum = s.hi + (s.lo + (rest + r.lo));
-    if constexpr (P == Path::exact) return select(is_finite(z), sum, -Float<T>::inf);
-    return sum;
+    return bounded::log_inverse_slope<P>(z, a.log_width_2);
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
     return bounded::log_slope_grad<P>(t, a);

@@ -9,8 +9,8 @@ namespace fastmap::FM_ISA::bounded {
 template <class T> struct Args {
   T low, high;
   bool special_case;  // low < 0 < high, so that theta has a root inside
-  T width;
-  HiLo<T> log_width;
+  HiLo<T> width;
+  HiLo<T> log_width_2, log_width_4;  // log(w/2), log(w/4)
   HiLo<T> root;         // y where theta == 0
   T ratio, ratio_inv;   // -low / high and its reciprocal
 };
@@ -19,10 +19,10 @@ template <class T> inline Args<T> prepare(const double* p) {
   const double low = double(T(p[0])), high = double(T(p[1]));
   // Halved, so that the width of an interval as wide as the format does not overflow.
   const HiLo<double> half = two_sum(high * 0.5, -low * 0.5);
-  const HiLo<double> log_width =
-      host::add(host::log(half), {math::Constants<double>::ln2, math::Constants<double>::ln2_rest});
-  Args<T> a{T(low), T(high), low < 0 && high > 0, T(2 * half.hi),
-            host::round_to<T>(log_width), {0, 0}, 1, 1};
+  Args<T> a{T(low), T(high), low < 0 && high > 0,
+            host::round_to<T>({2 * half.hi, 2 * half.lo}),
+            host::round_to<T>(host::log(half)),
+            host::round_to<T>(host::log({0.5 * half.hi, 0.5 * half.lo})), {0, 0}, 1, 1};
   if (a.special_case) {
     a.root = host::round_to<T>(host::add(host::log({-low, 0}), negate(host::log({high, 0}))));
     const T most = Float<T>::max;
@@ -49,7 +49,7 @@ template <class T> FM_INLINE bool usual_y(T y, const Args<T>& a) {
 //   theta = low E / (1 - (low/high) e^-|d|) for d < 0,  high E / (1 - (high/low) e^-|d|) for d >= 0.
 template <Path P, class T> FM_INLINE T inverse(T y, const Args<T>& a) {
   if (!a.special_case) {
-    const T part = a.width * math::small_sigmoid<P>(HiLo<T>{y, 0});
+    const T part = a.width.hi * math::small_sigmoid<P>(HiLo<T>{y, 0});
     return select(y < 0, a.low + part, a.high - part);
   }
   const HiLo<T> d = two_sum(y, -a.root.hi);
@@ -59,7 +59,12 @@ template <Path P, class T> FM_INLINE T inverse(T y, const Args<T>& a) {
   const HiLo<T> e = math::expm1_parts<P>(minus_abs);
   const T decay = (1 + e.hi) + e.lo;
   const T side = select(negative, a.low, a.high), c = select(negative, a.ratio, a.ratio_inv);
-  const T r = side * -e.hi / fma(c, decay, T(1));
+  // In HiLo throughout: four roundings in a row would not stay within 2 ULP.
+  HiLo<T> numerator = two_product(side, -e.hi);
+  numerator.lo = fma(side, -e.lo, numerator.lo);
+  const HiLo<T> product = two_product(c, decay), sum = two_sum(T(1), product.hi);
+  const HiLo<T> q = divide(numerator, HiLo<T>{sum.hi, sum.lo + product.lo});
+  const T r = q.hi + q.lo;
   if constexpr (P == Path::exact)
     return select(abs(y) > math::Constants<T>::exp_range + abs(a.root.hi), select(y < 0, a.low, a.high),
                   r);
@@ -71,19 +76,27 @@ template <Path P, class T> FM_INLINE T log_slope(T t, const Args<T>& a, T factor
   const HiLo<T> p = above(t, a), q = below(t, a);
   const HiLo<T> pq = two_product(p.hi, q.hi);
   const T pq_lo = pq.lo + ((p.hi * q.lo + p.lo * q.hi) + p.lo * q.lo);
-  const HiLo<T> w = fast_two_sum(a.width, T(0));
+  const HiLo<T> w{factor * a.width.hi, factor * a.width.lo};
   if constexpr (P == Path::fast)
-    return math::log<P>(divide(HiLo<T>{factor * w.hi, 0}, fast_two_sum(pq.hi, pq_lo)));
+    return math::log<P>(divide(w, fast_two_sum(pq.hi, pq_lo)));
   const bool plain = usual_theta(t, a);
-  const T direct = math::log<P>(divide(HiLo<T>{factor * w.hi, 0}, fast_two_sum(pq.hi, pq_lo)));
-  const HiLo<T> wq = divide(HiLo<T>{factor * a.width, 0}, q);
+  const T direct = math::log<P>(divide(w, fast_two_sum(pq.hi, pq_lo)));
+  const HiLo<T> wq = divide(w, q);
   const T staged = math::log_ratio<P>(wq, p);
   const bool inside = p.hi > 0 && q.hi > 0;
   return select(inside, select(plain, direct, staged), Float<T>::inf);
 }
 
 template <Path P, class T> FM_INLINE T slope(T t, const Args<T>& a) {
-  return (a.width / (a.high - t)) / (t - a.low);
+  return (a.width.hi / (a.high - t)) / (t - a.low);
+}
+
+// log_c + log(sech^2 x)
+template <Path P, class T> FM_INLINE T log_inverse_slope(T x, HiLo<T> log_c) {
+  const HiLo<T> r = math::log_sech2_parts<P>(x), s = two_sum(log_c.hi, r.hi);
+  const T sum = s.hi + (s.lo + (log_c.lo + r.lo));
+  if constexpr (P == Path::exact) return select(is_finite(x), sum, -Float<T>::inf);
+  return sum;
 }
 
 // d/dtheta log(1 / (p q)) = 1/q - 1/p

@@ -148,7 +148,8 @@ template <class T> FM_INLINE ExpParts<T> exp_parts(HiLo<T> x) {
   const T head = fma(-n, C::ln2_hi, x.hi);  // exact
   const T r = fma(-n, C::ln2_lo, head);
   const T rest = fma(-n, C::ln2_lo, head - r) + x.lo;  // what rounding r lost
-  return {n, r, fma(r * r, exp_tail(r), rest)};
+  const T tail = r * r * exp_tail(r);
+  return {n, r, tail + fma(rest, r + tail, rest)};  // e^(r + rest) = e^r (1 + rest)
 }
 
 template <class T> FM_INLINE HiLo<T> clamp_exponent(HiLo<T> x) {
