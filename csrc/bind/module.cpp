@@ -44,6 +44,8 @@ py::list catalog() {
     map["domain"] = py::make_tuple(info.domain_low, info.domain_high);
     map["codomain"] = py::make_tuple(info.codomain_low, info.codomain_high);
     map["formulas"] = formulas;
+    map["ulp"] = py::make_tuple(info.ulp[0], info.ulp[1]);
+    map["monotone"] = info.monotone;
     maps.append(map);
   }
   return maps;
@@ -89,7 +91,7 @@ PYBIND11_MODULE(_core, m) {
     py::list available;
     for (const Isa& isa : isas())
       if (isa.available) available.append(isa.name);
-    return py::dict(py::arg("isa") = active_isa().name, py::arg("isas") = available,
+    return py::dict(py::arg("version") = FASTMAP_VERSION, py::arg("isa") = active_isa().name, py::arg("isas") = available,
                     py::arg("threads") = num_threads(), py::arg("compiler") = __VERSION__);
   });
   m.def("set_num_threads", &set_num_threads, py::arg("n"));

@@ -1,5 +1,55 @@
 """fastmap: search a parameter space that is easier to search, at memory speed.
 
-Under construction: `fastmap._core` (the native engine) is complete enough to be tested; the public
-functions of the package stand on it and are not written yet.
+z = f(theta); minimise loss(f⁻¹(z)); the best point comes back as theta. `forward` goes from parameters
+to search space, `inverse` comes back. See `catalog` for the maps and `minimize` for the search.
 """
+
+from fastmap._errors import DomainError
+from fastmap._functional import (
+    forward,
+    forward_and_log_det,
+    inverse,
+    inverse_and_log_det,
+    inverse_jacobian,
+    inverse_log_abs_det,
+    jacobian,
+    log_abs_det,
+    pullback,
+)
+from fastmap._info import __version__, catalog, get_num_threads, info, set_num_threads
+from fastmap._map import Map
+from fastmap.maps import *  # noqa: F403 (the classes of the catalog)
+from fastmap.maps import __all__ as _map_names
+from fastmap.search import Record, Result, Trial, minimize
+from fastmap.space import Param, Space
+
+constrain = inverse
+unconstrain = forward
+
+__all__ = [
+    "DomainError",
+    "Map",
+    "Param",
+    "Record",
+    "Result",
+    "Space",
+    "Trial",
+    "__version__",
+    "catalog",
+    "constrain",
+    "forward",
+    "forward_and_log_det",
+    "get_num_threads",
+    "info",
+    "inverse",
+    "inverse_and_log_det",
+    "inverse_jacobian",
+    "inverse_log_abs_det",
+    "jacobian",
+    "log_abs_det",
+    "minimize",
+    "pullback",
+    "set_num_threads",
+    "unconstrain",
+]
+__all__ += _map_names

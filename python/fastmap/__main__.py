@@ -1,0 +1,5 @@
+"""``python -m fastmap``: the command line."""
+
+from fastmap.cli import main
+
+main()

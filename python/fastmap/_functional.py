@@ -1,0 +1,188 @@
+"""The functions of the package: resolve the map and the kind of array, then one native call."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fastmap import _native
+from fastmap._map import MapLike, resolve
+from fastmap._native import Axis, Invalid
+
+Array: TypeAlias = Any  # a NumPy array, a torch tensor or a number; results are of the same kind
+
+
+def forward(
+    theta: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None
+) -> Array:
+    """Parameters to search space, elementwise: z = f(theta).
+
+    Parameters
+    ----------
+    theta : array, tensor or number
+        float32 or float64, any shape; numbers, lists and integers count as float64.
+    map : Map or str
+        The map f, or the name of one with default parameters.
+    out : array or tensor, optional
+        Receives z: same kind, shape and dtype, contiguous; may be `theta` itself.
+    invalid : {"raise", "nan", "clip"}, optional
+        What to do with theta outside the open domain, infinite or NaN. "raise" (default): DomainError,
+        theta is untouched (also in place), the content of `out` is undefined. "nan": NaN instead, and
+        the infinite limit on the edge of the domain. "clip": the nearest theta with a finite z; NaN
+        still raises.
+
+    Returns
+    -------
+    array, tensor or number
+        z, of the kind of `theta`. Differentiable when `theta` is a tensor that requires grad.
+
+    Raises
+    ------
+    DomainError
+        Names the argument, how many values are invalid and the first of them.
+    TypeError, ValueError
+        Unsupported dtype, shape, overlap, or `out` not writeable. Nothing has been written.
+    """
+    return _elementwise("forward", "theta", theta, map, out, invalid)
+
+
+def inverse(
+    z: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None
+) -> Array:
+    """Search space to parameters, elementwise: theta = f⁻¹(z).
+
+    theta lies in the closed domain of the map for every z; infinite z give the bounds themselves. Only
+    NaN is refused. Parameters, returns and errors are as in `forward`.
+    """
+    return _elementwise("inverse", "z", z, map, out, invalid)
+
+
+def jacobian(theta: Array, map: MapLike, *, out: Array | None = None) -> Array:
+    """dz/dtheta at theta, elementwise: the diagonal of the Jacobian of f. Arguments as in `forward`."""
+    return _elementwise("jacobian", "theta", theta, map, out, None)
+
+
+def inverse_jacobian(z: Array, map: MapLike, *, out: Array | None = None) -> Array:
+    """dtheta/dz at z, elementwise: the diagonal of the Jacobian of f⁻¹. Arguments as in `inverse`."""
+    return _elementwise("inverse_jacobian", "z", z, map, out, None)
+
+
+def log_abs_det(theta: Array, map: MapLike, *, axis: Axis = None) -> Array:
+    """Sum of log|dz/dtheta| over `axis`.
+
+    Parameters
+    ----------
+    theta : array, tensor or number
+        As in `forward`.
+    map : Map or str
+        The map f.
+    axis : int, tuple of int or None, optional
+        The axes to sum over: None for all, () for no sum (elementwise).
+
+    Returns
+    -------
+    scalar, array or tensor
+        Sums in float64, in a fixed order over the logical C order of theta: their bits do not depend on
+        threads or memory layout (input that is not in C order is copied for it). With ``axis=()`` elementwise in the dtype of theta. Differentiable
+        when `theta` is a tensor that requires grad.
+    """
+    return _log_det("log_abs_det", "theta", theta, map, axis)
+
+
+def inverse_log_abs_det(z: Array, map: MapLike, *, axis: Axis = None) -> Array:
+    """Sum of log|dtheta/dz| over `axis`, at z. See `log_abs_det`."""
+    return _log_det("inverse_log_abs_det", "z", z, map, axis)
+
+
+def forward_and_log_det(
+    theta: Array, map: MapLike, *, out: Array | None = None
+) -> tuple[Array, Array]:
+    """`forward` and the sum of `log_abs_det` over all elements, in one pass."""
+    return _value_and_log_det("forward", "log_abs_det", "theta", theta, map, out)
+
+
+def inverse_and_log_det(z: Array, map: MapLike, *, out: Array | None = None) -> tuple[Array, Array]:
+    """`inverse` and the sum of `inverse_log_abs_det` over all elements, in one pass."""
+    return _value_and_log_det("inverse", "inverse_log_abs_det", "z", z, map, out)
+
+
+def pullback(grad_theta: Array, z: Array, map: MapLike, *, out: Array | None = None) -> Array:
+    """The gradient in search space: dL/dz = dL/dtheta · dtheta/dz at z, in one pass.
+
+    Parameters
+    ----------
+    grad_theta : array or tensor
+        dL/dtheta, of the kind, shape and dtype of z.
+    z : array or tensor
+        Where theta = f⁻¹(z).
+    map : Map or str
+        The map f.
+    out : array or tensor, optional
+        Receives dL/dz; may be `grad_theta` or `z` itself.
+    """
+    m = resolve(map)
+    if (torch := _torch_for(z)) is not None:
+        return torch.pullback(grad_theta, z, m, out)
+    x, grad = _native.as_array(z, "z"), _native.as_array(grad_theta, "grad_theta")
+    if grad.dtype != x.dtype:
+        raise TypeError(f"grad_theta: dtype {grad.dtype} differs from {x.dtype} of z")
+    if grad.shape != x.shape:
+        raise ValueError(f"grad_theta: shape {grad.shape} differs from {x.shape} of z")
+    result = _native.as_output(out, x, "z")
+    _native.apply(
+        "inverse_jacobian", m, x, result, argument="z", grad=grad, grad_argument="grad_theta"
+    )
+    return _returned(result, z, out)
+
+
+def _elementwise(
+    op: str, argument: str, x: Array, map: MapLike, out: Array | None, invalid: Invalid | None
+) -> Array:
+    m, policy = resolve(map), _native.policy_code(invalid)
+    if (torch := _torch_for(x)) is not None:
+        return torch.elementwise(op, argument, x, m, out, policy)
+    array = _native.as_array(x, argument)
+    result = _native.as_output(out, array, argument)
+    _native.apply(op, m, array, result, argument=argument, policy=policy)
+    return _returned(result, x, out)
+
+
+def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis) -> Array:
+    if axis == ():
+        return _elementwise(op, argument, x, map, None, None)
+    m = resolve(map)
+    if (torch := _torch_for(x)) is not None:
+        return torch.log_det(op, argument, x, m, axis)
+    return _native.log_det(op, m, _native.as_array(x, argument), axis, argument=argument)[()]
+
+
+def _value_and_log_det(
+    op: str, log_op: str, argument: str, x: Array, map: MapLike, out: Array | None
+) -> tuple[Array, Array]:
+    m = resolve(map)
+    if (torch := _torch_for(x)) is not None:
+        return torch.value_and_log_det(op, log_op, argument, x, m, out)  # type: ignore[no-any-return]
+    array = _native.as_array(x, argument)
+    result = _native.as_output(out, array, argument)
+    total = _native.log_det(log_op, m, array, None, argument=argument, value_op=op, out=result)
+    return _returned(result, x, out), total[()]
+
+
+def _returned(result: Array, x: Array, out: Array | None) -> Array:
+    """`out` itself; a scalar where a scalar came in."""
+    if out is not None:
+        return out
+    return result if isinstance(x, np.ndarray) or result.ndim else result[()]
+
+
+def _torch_for(x: Array) -> ModuleType | None:
+    """The torch part of the package if x is a tensor; torch itself is never imported for it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(x, torch.Tensor):
+        return None
+    from fastmap import _torch
+
+    return _torch

@@ -1,0 +1,42 @@
+"""What is installed and in use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastmap import _core
+
+__version__: str = _core.info()["version"]
+
+set_num_threads = _core.set_num_threads
+get_num_threads = _core.get_num_threads
+
+
+def catalog() -> list[dict[str, Any]]:
+    """Every map: name, class, parameters, domain, formulas (t is theta), stated bounds in ULP.
+
+    Returns
+    -------
+    list of dict
+        One entry per map; a new list at each call.
+    """
+    return _core.catalog()
+
+
+def info() -> dict[str, Any]:
+    """Version, instruction set in use and available, threads, CUDA, frameworks installed.
+
+    Returns
+    -------
+    dict
+        ``frameworks`` holds the versions of those that are installed; none is imported for it.
+    """
+    from importlib import metadata
+
+    frameworks = {}
+    for name in ("numpy", "torch", "tensorflow", "keras", "jax", "optuna"):
+        try:
+            frameworks[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {**_core.info(), "cuda": False, "frameworks": frameworks}

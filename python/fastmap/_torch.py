@@ -1,0 +1,209 @@
+"""Torch tensors: checks, autograd, then the same native calls on NumPy views of their memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastmap import _native
+from fastmap._map import Map
+from fastmap._native import Axis
+
+Tensor = torch.Tensor
+
+# d op / dx as an op, where there is one; the second derivatives of the map are
+# f'' = f' (log |f'|)', which `_times_derivative` writes as a product.
+_DERIVATIVE = {
+    "forward": "jacobian",
+    "inverse": "inverse_jacobian",
+    "log_abs_det": "log_abs_det_grad",
+    "inverse_log_abs_det": "inverse_log_abs_det_grad",
+}
+_LOG_DERIVATIVE = {
+    "jacobian": "log_abs_det_grad",
+    "inverse_jacobian": "inverse_log_abs_det_grad",
+}
+
+
+def elementwise(
+    op: str, argument: str, x: Tensor, map: Map, out: Tensor | None, policy: int
+) -> Tensor:
+    """op(x), differentiable where x requires grad."""
+    if _tracked(x):
+        _refuse_out(out, argument)
+        return _Elementwise.apply(x, op, argument, map, policy)  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(op, argument, x, map, out, policy)
+
+
+def log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
+    """Sums of op(x) over axis, in float64."""
+    if _tracked(x):
+        return _LogDet.apply(x, op, argument, map, axis)  # type: ignore[no-any-return, no-untyped-call]
+    return _log_det(op, argument, x, map, axis)
+
+
+def value_and_log_det(
+    op: str, log_op: str, argument: str, x: Tensor, map: Map, out: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """op(x) and the sum of log_op(x)."""
+    if _tracked(x):
+        _refuse_out(out, argument)
+        # Two nodes: each has its own derivative, and a graph is built anyway.
+        return elementwise(op, argument, x, map, None, 0), log_det(log_op, argument, x, map, None)
+    array, result = _memory(x, argument), _output(out, x, argument)
+    total = _native.log_det(
+        log_op, map, array, None, argument=argument, value_op=op, out=_memory(result, "out")
+    )
+    _written(result)
+    return result, torch.from_numpy(total)
+
+
+def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None) -> Tensor:
+    """grad_theta times inverse_jacobian(z)."""
+    if not isinstance(grad_theta, Tensor):
+        kind = type(grad_theta).__name__
+        raise TypeError(f"grad_theta: expected a torch tensor as z is one, got {kind}")
+    if grad_theta.dtype != z.dtype:
+        raise TypeError(f"grad_theta: dtype {grad_theta.dtype} differs from {z.dtype} of z")
+    if grad_theta.shape != z.shape:
+        raise ValueError(
+            f"grad_theta: shape {tuple(grad_theta.shape)} differs from {tuple(z.shape)} of z"
+        )
+    if _tracked(z) or _tracked(grad_theta):
+        _refuse_out(out, "z")
+        return grad_theta * elementwise("inverse_jacobian", "z", z, map, None, 0)
+    return _apply("inverse_jacobian", "z", z, map, out, 0, grad_theta, "grad_theta")
+
+
+class _Elementwise(torch.autograd.Function):
+    """An elementwise op; saves its input only."""
+
+    @staticmethod
+    def forward(x: Tensor, op: str, argument: str, map: Map, policy: int) -> Tensor:
+        return _apply(op, argument, x, map, None, policy)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.op, ctx.argument, ctx.map, ctx.policy = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        grad = _times_derivative(grads[0], ctx.op, ctx.argument, x, ctx.map, ctx.policy)
+        return grad, None, None, None, None
+
+
+class _LogDet(torch.autograd.Function):
+    """A sum of log derivatives."""
+
+    @staticmethod
+    def forward(x: Tensor, op: str, argument: str, map: Map, axis: Axis) -> Tensor:
+        return _log_det(op, argument, x, map, axis)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.op, ctx.argument, ctx.map, axis = inputs
+        ctx.axes = _native.normalized_axes(axis, x.ndim)
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        grad = grads[0].to(x.dtype)
+        for axis in ctx.axes:
+            grad = grad.unsqueeze(axis)
+        derivative = elementwise(_DERIVATIVE[ctx.op], ctx.argument, x, ctx.map, None, 0)
+        return grad * derivative, None, None, None, None
+
+
+def _times_derivative(
+    grad: Tensor, op: str, argument: str, x: Tensor, map: Map, policy: int
+) -> Tensor:
+    """grad · d op(x)/dx; one fused pass unless the result must be differentiable itself."""
+    if op in _LOG_DERIVATIVE:
+        factor = elementwise(_LOG_DERIVATIVE[op], argument, x, map, None, policy)
+        return grad * elementwise(op, argument, x, map, None, policy) * factor
+    if op not in _DERIVATIVE:
+        raise NotImplementedError(f"{op} is not differentiable: third derivatives do not exist")
+    derivative = _DERIVATIVE[op]
+    if torch.is_grad_enabled():  # create_graph=True
+        return grad * elementwise(derivative, argument, x, map, None, policy)
+    return _apply(derivative, argument, x, map, None, policy, grad)
+
+
+def _tracked(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+def _refuse_out(out: Tensor | None, argument: str) -> None:
+    if out is not None:
+        raise RuntimeError(f"out: cannot be used while {argument} requires grad")
+
+
+@torch.compiler.disable
+def _apply(
+    op: str,
+    argument: str,
+    x: Tensor,
+    map: Map,
+    out: Tensor | None,
+    policy: int,
+    grad: Tensor | None = None,
+    grad_argument: str = "grad",
+) -> Tensor:
+    array, result = _memory(x, argument), _output(out, x, argument)
+    _native.apply(
+        op,
+        map,
+        array,
+        _memory(result, "out"),
+        argument=argument,
+        policy=policy,
+        grad=None if grad is None else _memory(grad, grad_argument),
+        grad_argument=grad_argument,
+    )
+    _written(result)
+    return result
+
+
+@torch.compiler.disable
+def _log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
+    sums = _native.log_det(op, map, _memory(x, argument), axis, argument=argument)
+    return torch.from_numpy(sums)
+
+
+def _memory(x: Tensor, argument: str) -> _native.FloatArray:
+    """A NumPy view of the tensor's memory."""
+    if type(x) not in (torch.Tensor, torch.nn.Parameter):
+        raise TypeError(f"{argument}: tensor subclass {type(x).__name__} is not supported")
+    if x.device.type != "cpu":
+        raise ValueError(f"{argument}: device {x.device} is not supported; use a CPU tensor")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{argument}: dtype {x.dtype} is not supported; use float32 or float64")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{argument}: layout {x.layout} is not supported; use a dense tensor")
+    if x.is_neg():
+        raise TypeError(f"{argument}: has the negative bit set; call resolve_neg() first")
+    return x.detach().numpy()  # type: ignore[no-any-return]
+
+
+def _output(out: Any, like: Tensor, argument: str) -> Tensor:
+    if out is None:
+        return torch.empty_like(like, requires_grad=False)
+    if not isinstance(out, Tensor):
+        kind = type(out).__name__
+        raise TypeError(f"out: expected a torch tensor as {argument} is one, got {kind}")
+    if out.requires_grad:
+        raise RuntimeError("out: requires grad; write into out.detach() or under no_grad")
+    if torch.is_inference(out) and not torch.is_inference_mode_enabled():
+        raise RuntimeError("out: is an inference tensor")
+    _native.as_output(_memory(out, "out"), _memory(like, argument), argument)
+    return out
+
+
+def _written(result: Tensor) -> None:
+    """Tell autograd of the native write, so that a saved tensor that changed is noticed."""
+    if not result.is_inference():
+        torch.autograd.graph.increment_version(result)

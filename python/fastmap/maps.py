@@ -1,0 +1,40 @@
+"""The map classes, built from the native catalog; `maps.pyi` holds their signatures for type checkers."""
+
+from __future__ import annotations
+
+from fastmap import _map
+
+CLASSES = tuple(_map.build_classes())
+globals().update({cls.__name__: cls for cls in CLASSES})
+
+Logit = globals()["Interval"]
+_map.add_alias("logit", "interval")
+
+__all__ = ["Logit", *(cls.__name__ for cls in CLASSES)]  # noqa: PLE0604 (names of the catalog)
+
+
+def stubs() -> str:
+    """The text of `maps.pyi`, written by ``fastmap maps --stubs``."""
+    lines = [
+        "# Written by `fastmap maps --stubs`; a test compares this file with the catalog.",
+        "from fastmap._map import Map",
+        "",
+    ]
+    for cls in CLASSES:
+        params = cls.entry["params"]
+        args = "".join(f", {p['name']}: float = {p['default']}" for p in params)
+        lines.append(f"class {cls.__name__}(Map):")
+        lines += [f"    {p['name']}: float" for p in params]
+        lines += [f"    def __init__(self{args}) -> None: ...", ""]
+    lines += [
+        "Logit = Interval",
+        "CLASSES: tuple[type[Map], ...]",
+        "",
+        "def stubs() -> str: ...",
+        "",
+        "__all__ = [",
+        *(f'    "{name}",' for name in __all__),
+        "]",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,246 @@
+"""`Param` and `Space`: named parameters, their boxes and maps, as flat search space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastmap import _native
+from fastmap._functional import Array, forward, inverse
+from fastmap._map import Map, MapLike, resolve
+from fastmap.maps import Identity, Interval, Log, Softplus
+
+_JSON_VERSION = 1
+_WIDE = 1000  # high/low from which a positive box without a map is searched on a log scale
+
+
+@dataclass(frozen=True, init=False)
+class Param:
+    """One named parameter: a search box, a map, a shape.
+
+    Parameters
+    ----------
+    low, high : float, optional
+        The search box of theta. Black-box methods need both; without a map, gradient methods take them
+        as constraints.
+    map : Map or str, optional
+        From theta to the space that is searched. Default: linear in the box for black-box methods, log
+        when ``low > 0`` and ``high / low >= 1000``; for gradient methods the map that fits the bounds
+        (none: identity, low: softplus, both: interval).
+    shape : tuple of int, optional
+        Of an array-valued parameter; () is a scalar.
+    dtype : dtype, optional
+        Of theta, float32 or float64.
+    integer : bool, optional
+        theta is rounded to integers; the box ends are as likely as the rest.
+    init : number or array, optional
+        Where gradient methods start.
+
+    Raises
+    ------
+    ValueError
+        ``low >= high``, bounds that are not finite, or a box outside the domain of the map.
+    """
+
+    low: float | None
+    high: float | None
+    map: Map | None
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | None
+    integer: bool
+    init: Any
+
+    def __init__(
+        self,
+        low: float | None = None,
+        high: float | None = None,
+        *,
+        map: MapLike | None = None,
+        shape: int | tuple[int, ...] = (),
+        dtype: Any = None,
+        integer: bool = False,
+        init: Any = None,
+    ) -> None:
+        for name, bound in (("low", low), ("high", high)):
+            if bound is not None and not math.isfinite(bound):
+                raise ValueError(f"{name}: must be finite, got {bound}")
+        if low is not None and high is not None and not low < high:
+            raise ValueError(f"high: must be above low = {low}, got {high}")
+        set_field = object.__setattr__
+        set_field(self, "low", None if low is None else float(low))
+        set_field(self, "high", None if high is None else float(high))
+        set_field(self, "map", None if map is None else resolve(map))
+        set_field(self, "shape", (shape,) if isinstance(shape, int) else tuple(shape))
+        set_field(self, "dtype", None if dtype is None else np.dtype(dtype))
+        set_field(self, "integer", integer)
+        set_field(self, "init", init)
+        if self.dtype is not None and self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype: {self.dtype} is not supported; use float32 or float64")
+        if self.map is not None:
+            first, last = self.map.domain
+            for name, bound in (("low", low), ("high", high)):
+                if bound is not None and not first <= bound <= last:
+                    raise ValueError(
+                        f"{name}: {bound} is outside the domain ({first:g}, {last:g}) of {self.map!r}"
+                    )
+
+    @property
+    def size(self) -> int:
+        """How many numbers the parameter holds."""
+        return math.prod(self.shape)
+
+    @property
+    def box_map(self) -> Map:
+        """The map by which black-box methods search."""
+        if self.map is not None:
+            return self.map
+        low, high = self.box
+        return Log() if low > 0 and high / low >= _WIDE else Identity()
+
+    @property
+    def gradient_map(self) -> Map:
+        """The map by which gradient methods search."""
+        if self.map is not None:
+            return self.map
+        if self.low is not None and self.high is not None:
+            return Interval(self.low, self.high)
+        if self.low is not None:
+            return Softplus(low=self.low)
+        if self.high is not None:
+            raise ValueError("map: none has an upper bound alone; give low or a map")
+        return Identity()
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """(low, high); ValueError if one is missing."""
+        if self.low is None or self.high is None:
+            raise ValueError("low, high: this method searches a box, give both")
+        return self.low, self.high
+
+    @property
+    def z_box(self) -> tuple[float, float]:
+        """The box in search space, widened by half a step for integers. Always finite."""
+        low, high = self.box
+        if self.integer:
+            low, high = low - 0.5, high + 0.5
+        first, last = self.box_map.domain
+        if not (first < low and high < last):
+            raise ValueError(
+                f"low, high: [{low:g}, {high:g}] has no finite box under {self.box_map!r}, "
+                f"whose open domain is ({first:g}, {last:g})"
+            )
+        ends = forward(np.array([low, high]), self.box_map)
+        return float(ends.min()), float(ends.max())
+
+    def from_z(self, z: Array) -> Array:
+        """theta for z in `z_box`; the ends of the box come back exactly."""
+        low, high = self.box
+        z_low, z_high = self.z_box
+        theta = inverse(np.asarray(z, np.float64), self.box_map)
+        if not self.integer:
+            falls = self.box_map.name == "affine" and self.box_map.values[1] < 0
+            theta = np.where(z <= z_low, high if falls else low, theta)
+            theta = np.where(z >= z_high, low if falls else high, theta)
+        else:
+            theta = np.rint(theta)
+        return np.clip(theta, low, high)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `init` is not part of it."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "map": None if self.map is None else self.map.to_json(),
+            "shape": list(self.shape),
+            "dtype": None if self.dtype is None else self.dtype.name,
+            "integer": self.integer,
+        }
+
+
+class Space(Mapping[str, Param]):
+    """Named parameters, in order.
+
+    ``Space(lr=Param(1e-6, 1, map="log"), w=Param(shape=(10, 3)))`` or ``Space({"lr": ...})``.
+    As the `map` of `forward` and `inverse` over one flat buffer it applies each parameter's map to its
+    slice.
+    """
+
+    def __init__(self, params: Mapping[str, Param] | None = None, /, **named: Param) -> None:
+        self._params: dict[str, Param] = {**(params or {}), **named}
+        if not self._params:
+            raise ValueError("params: a space needs at least one Param")
+        for name, param in self._params.items():
+            if not isinstance(param, Param):
+                raise TypeError(f"{name}: expected a Param, got {type(param).__name__}")
+
+    def __getitem__(self, name: str) -> Param:
+        return self._params[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._params)
+
+    def __len__(self) -> int:
+        return len(self._params)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={param!r}" for name, param in self.items())
+        return f"Space({inside})"
+
+    @property
+    def size(self) -> int:
+        """How many numbers the space holds."""
+        return sum(param.size for param in self.values())
+
+    def slices(self) -> dict[str, slice]:
+        """Where each parameter lies in a flat buffer."""
+        result, start = {}, 0
+        for name, param in self.items():
+            result[name] = slice(start, start + param.size)
+            start += param.size
+        return result
+
+    def ravel(self, values: Mapping[str, Any]) -> _native.FloatArray:
+        """One flat float64 buffer of the values by name."""
+        self._check_names(values)
+        flat = np.empty(self.size)
+        for name, part in self.slices().items():
+            value = np.asarray(values[name], np.float64)
+            if value.shape != self[name].shape:
+                raise ValueError(f"{name}: shape {value.shape} differs from {self[name].shape}")
+            flat[part] = value.ravel()
+        return flat
+
+    def unravel(self, flat: Array) -> dict[str, Array]:
+        """Views of a flat buffer, by name."""
+        if tuple(flat.shape) != (self.size,):
+            raise ValueError(f"flat: shape {tuple(flat.shape)} differs from ({self.size},)")
+        return {name: flat[part].reshape(self[name].shape) for name, part in self.slices().items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `Space.from_json` reads back."""
+        return {
+            "version": _JSON_VERSION,
+            "params": {name: param.to_json() for name, param in self.items()},
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Space:
+        """The space that `to_json` described."""
+        if data.get("version") != _JSON_VERSION:
+            raise ValueError(f"version: expected {_JSON_VERSION}, got {data.get('version')!r}")
+        params = {}
+        for name, row in data["params"].items():
+            fields = dict(row)
+            if fields["map"] is not None:
+                fields["map"] = Map.from_json(fields["map"])
+            fields["shape"] = tuple(fields["shape"])
+            params[name] = Param(fields.pop("low"), fields.pop("high"), **fields)
+        return Space(params)
+
+    def _check_names(self, values: Mapping[str, Any]) -> None:
+        if set(values) != set(self):
+            raise ValueError(f"values: expected {sorted(self)}, got {sorted(values)}")
