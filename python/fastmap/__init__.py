@@ -52,4 +52,4 @@ __all__ = [
     "set_num_threads",
     "unconstrain",
 ]
-__all__ += _map_names
+__all__ += _map_names  # noqa: PLE0605 (a list, whatever the linter can tell)

@@ -15,9 +15,7 @@ from fastmap._native import Axis, Invalid
 Array: TypeAlias = Any  # a NumPy array, a torch tensor or a number; results are of the same kind
 
 
-def forward(
-    theta: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None
-) -> Array:
+def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
     """Parameters to search space, elementwise: z = f(theta).
 
     Parameters
@@ -49,9 +47,7 @@ def forward(
     return _elementwise("forward", "theta", theta, map, out, invalid)
 
 
-def inverse(
-    z: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None
-) -> Array:
+def inverse(z: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
     """Search space to parameters, elementwise: theta = f⁻¹(z).
 
     theta lies in the closed domain of the map for every z; infinite z give the bounds themselves. Only
@@ -86,8 +82,8 @@ def log_abs_det(theta: Array, map: MapLike, *, axis: Axis = None) -> Array:
     -------
     scalar, array or tensor
         Sums in float64, in a fixed order over the logical C order of theta: their bits do not depend on
-        threads or memory layout (input that is not in C order is copied for it). With ``axis=()`` elementwise in the dtype of theta. Differentiable
-        when `theta` is a tensor that requires grad.
+        threads or memory layout (input in another order is copied for it). With ``axis=()`` elementwise, in
+        the dtype of theta. Differentiable when `theta` is a tensor that requires grad.
     """
     return _log_det("log_abs_det", "theta", theta, map, axis)
 
@@ -97,9 +93,7 @@ def inverse_log_abs_det(z: Array, map: MapLike, *, axis: Axis = None) -> Array:
     return _log_det("inverse_log_abs_det", "z", z, map, axis)
 
 
-def forward_and_log_det(
-    theta: Array, map: MapLike, *, out: Array | None = None
-) -> tuple[Array, Array]:
+def forward_and_log_det(theta: Array, map: MapLike, *, out: Array | None = None) -> tuple[Array, Array]:
     """`forward` and the sum of `log_abs_det` over all elements, in one pass."""
     return _value_and_log_det("forward", "log_abs_det", "theta", theta, map, out)
 
@@ -132,9 +126,7 @@ def pullback(grad_theta: Array, z: Array, map: MapLike, *, out: Array | None = N
     if grad.shape != x.shape:
         raise ValueError(f"grad_theta: shape {grad.shape} differs from {x.shape} of z")
     result = _native.as_output(out, x, "z")
-    _native.apply(
-        "inverse_jacobian", m, x, result, argument="z", grad=grad, grad_argument="grad_theta"
-    )
+    _native.apply("inverse_jacobian", m, x, result, argument="z", grad=grad, grad_argument="grad_theta")
     return _returned(result, z, out)
 
 
@@ -164,7 +156,7 @@ def _value_and_log_det(
 ) -> tuple[Array, Array]:
     m = resolve(map)
     if (torch := _torch_for(x)) is not None:
-        return torch.value_and_log_det(op, log_op, argument, x, m, out)  # type: ignore[no-any-return]
+        return torch.value_and_log_det(op, log_op, argument, x, m, out)
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
     total = _native.log_det(log_op, m, array, None, argument=argument, value_op=op, out=result)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from fastmap import _core
 
 if TYPE_CHECKING:
-    from fastmap._functional import Array, Axis, Invalid
+    from fastmap._functional import Array
+    from fastmap._native import Axis, Invalid
 
 _FLOAT64 = 1  # the native dtype code
 
@@ -64,17 +65,13 @@ class Map:
         low, high = (params[text] if text in params else float(text) for text in self.entry[key])
         return low, high
 
-    def forward(
-        self, theta: Array, *, out: Array | None = None, invalid: Invalid | None = None
-    ) -> Array:
+    def forward(self, theta: Array, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
         """See `fastmap.forward`."""
         from fastmap import _functional
 
         return _functional.forward(theta, self, out=out, invalid=invalid)
 
-    def inverse(
-        self, z: Array, *, out: Array | None = None, invalid: Invalid | None = None
-    ) -> Array:
+    def inverse(self, z: Array, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
         """See `fastmap.inverse`."""
         from fastmap import _functional
 
@@ -143,7 +140,7 @@ class Map:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.values == other.values  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.values == other.values
 
     def __hash__(self) -> int:
         return hash((type(self), self.values))
@@ -165,9 +162,7 @@ def build_classes() -> Iterator[type[Map]]:
     """One class per catalog entry, named and documented by it."""
     for entry in _core.catalog():
         parameters = [
-            inspect.Parameter(
-                p["name"], inspect.Parameter.POSITIONAL_OR_KEYWORD, default=p["default"]
-            )
+            inspect.Parameter(p["name"], inspect.Parameter.POSITIONAL_OR_KEYWORD, default=p["default"])
             for p in entry["params"]
         ]
         cls = type(

@@ -47,9 +47,7 @@ def as_output(out: object, like: FloatArray, argument: str) -> FloatArray:
     if out is None:
         return np.empty_like(like, subok=False)
     if not isinstance(out, np.ndarray):
-        raise TypeError(
-            f"out: expected a NumPy array as {argument} is one, got {type(out).__name__}"
-        )
+        raise TypeError(f"out: expected a NumPy array as {argument} is one, got {type(out).__name__}")
     if out.dtype != like.dtype:
         raise TypeError(f"out: dtype {out.dtype} differs from {like.dtype} of {argument}")
     if out.shape != like.shape:
@@ -78,9 +76,7 @@ def apply(
         _refuse_partial_overlap(grad, out, grad_argument)
     if not _same_layout(x, out):
         if grad is not None and _same_memory(grad, out):
-            raise ValueError(
-                f"out: {grad_argument} can only be overwritten if {argument} has its layout"
-            )
+            raise ValueError(f"out: {grad_argument} can only be overwritten if {argument} has its layout")
         np.copyto(out, x)  # no temporary: the result replaces it in place
         x = out
     multiply_later = grad is not None and not _same_layout(grad, out)
@@ -181,9 +177,7 @@ def _is_dense(a: FloatArray) -> bool:
 
 def _same_layout(a: FloatArray, b: FloatArray) -> bool:
     """Whether walking both memories from their first bytes meets the same elements (b is dense)."""
-    return a.flags.aligned and (
-        a.strides == b.strides or (a.flags.c_contiguous and b.flags.c_contiguous)
-    )
+    return a.flags.aligned and (a.strides == b.strides or (a.flags.c_contiguous and b.flags.c_contiguous))
 
 
 def _same_memory(a: FloatArray, b: FloatArray) -> bool:
@@ -213,8 +207,7 @@ def _domain_error(
     at = f", first at index {where}" if index else ""
     verb = "is" if count == 1 else "are"
     return DomainError(
-        f"{argument}: {count} of {x.size} values {verb} {allowed} of {map!r}{at} "
-        f"(value {x[index]!s})",
+        f"{argument}: {count} of {x.size} values {verb} {allowed} of {map!r}{at} (value {x[index]!s})",
         argument,
         count,
         index,

@@ -26,9 +26,7 @@ def plot_result(result: Result) -> Any:
     grid = figure.add_gridspec(3 if scalars else 1, columns)
     top = figure.add_subplot(grid[0, :])
     top.plot([r.number for r in done], loss, ".", color="0.6", label="evaluation")
-    top.step(
-        range(len(result.history)), result.best_so_far(), where="post", color="C3", label="best"
-    )
+    top.step(range(len(result.history)), result.best_so_far(), where="post", color="C3", label="best")
     top.set(xlabel="evaluation", ylabel="loss", title=f"{result.method}: {result.reason}")
     if loss.max() - loss.min() > 20 * (np.percentile(loss, 60) - loss.min()):
         top.set_ylim(loss.min(), np.percentile(loss, 80))  # a few failures would hide the rest

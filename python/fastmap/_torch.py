@@ -26,20 +26,18 @@ _LOG_DERIVATIVE = {
 }
 
 
-def elementwise(
-    op: str, argument: str, x: Tensor, map: Map, out: Tensor | None, policy: int
-) -> Tensor:
+def elementwise(op: str, argument: str, x: Tensor, map: Map, out: Tensor | None, policy: int) -> Tensor:
     """op(x), differentiable where x requires grad."""
     if _tracked(x):
         _refuse_out(out, argument)
-        return _Elementwise.apply(x, op, argument, map, policy)  # type: ignore[no-any-return, no-untyped-call]
+        return _Elementwise.apply(x, op, argument, map, policy)
     return _apply(op, argument, x, map, out, policy)
 
 
 def log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
     """Sums of op(x) over axis, in float64."""
     if _tracked(x):
-        return _LogDet.apply(x, op, argument, map, axis)  # type: ignore[no-any-return, no-untyped-call]
+        return _LogDet.apply(x, op, argument, map, axis)
     return _log_det(op, argument, x, map, axis)
 
 
@@ -67,9 +65,7 @@ def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None) -> Tensor
     if grad_theta.dtype != z.dtype:
         raise TypeError(f"grad_theta: dtype {grad_theta.dtype} differs from {z.dtype} of z")
     if grad_theta.shape != z.shape:
-        raise ValueError(
-            f"grad_theta: shape {tuple(grad_theta.shape)} differs from {tuple(z.shape)} of z"
-        )
+        raise ValueError(f"grad_theta: shape {tuple(grad_theta.shape)} differs from {tuple(z.shape)} of z")
     if _tracked(z) or _tracked(grad_theta):
         _refuse_out(out, "z")
         return grad_theta * elementwise("inverse_jacobian", "z", z, map, None, 0)
@@ -118,9 +114,7 @@ class _LogDet(torch.autograd.Function):
         return grad * derivative, None, None, None, None
 
 
-def _times_derivative(
-    grad: Tensor, op: str, argument: str, x: Tensor, map: Map, policy: int
-) -> Tensor:
+def _times_derivative(grad: Tensor, op: str, argument: str, x: Tensor, map: Map, policy: int) -> Tensor:
     """grad · d op(x)/dx; one fused pass unless the result must be differentiable itself."""
     if op in _LOG_DERIVATIVE:
         factor = elementwise(_LOG_DERIVATIVE[op], argument, x, map, None, policy)
@@ -186,7 +180,7 @@ def _memory(x: Tensor, argument: str) -> _native.FloatArray:
         raise TypeError(f"{argument}: layout {x.layout} is not supported; use a dense tensor")
     if x.is_neg():
         raise TypeError(f"{argument}: has the negative bit set; call resolve_neg() first")
-    return x.detach().numpy()  # type: ignore[no-any-return]
+    return x.detach().numpy()
 
 
 def _output(out: Any, like: Tensor, argument: str) -> Tensor:

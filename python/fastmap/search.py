@@ -326,8 +326,7 @@ def _descend(
     torch = _need("torch", "torch")
     maps = {name: param.gradient_map for name, param in space.items()}
     z = {
-        name: _start(torch, name, param, (init or {}).get(name, param.init))
-        for name, param in space.items()
+        name: _start(torch, name, param, (init or {}).get(name, param.init)) for name, param in space.items()
     }
     boxes = {
         name: param.z_box
@@ -349,9 +348,7 @@ def _descend(
         except catch:
             value, state = math.nan, "FAIL"
         if best.offer(value):
-            best.theta = {
-                name: _python(t.detach().clone(), space[name]) for name, t in theta.items()
-            }
+            best.theta = {name: _python(t.detach().clone(), space[name]) for name, t in theta.items()}
         yield Record(
             number,
             {k: _python(t.detach().clone(), space[k]) for k, t in theta.items()} if small else {},
@@ -396,10 +393,8 @@ def _named_box(name: str, param: Param) -> tuple[float, float]:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _z_by_element(
-    space: Space, names: dict[str, list[str]], theta: dict[str, Any]
-) -> dict[str, float]:
-    result = {}
+def _z_by_element(space: Space, names: dict[str, list[str]], theta: dict[str, Any]) -> dict[str, float]:
+    result: dict[str, float] = {}
     for name, value in theta.items():
         z = _functional.forward(np.asarray(value, np.float64).reshape(-1), space[name].box_map)
         result.update(zip(names[name], map(float, z), strict=True))
