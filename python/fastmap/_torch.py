@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastmap import _native
 from fastmap._map import Map
 from fastmap._native import Axis
-
-Tensor = torch.Tensor
 
 # d op / dx as an op, where there is one; the second derivatives of the map are
 # f'' = f' (log |f'|)', which `_times_derivative` writes as a product.

@@ -10,7 +10,7 @@ globals().update({cls.__name__: cls for cls in CLASSES})
 Logit = globals()["Interval"]
 _map.add_alias("logit", "interval")
 
-__all__ = sorted(["Logit", *(cls.__name__ for cls in CLASSES)])  # noqa: PLE0604 (names of the catalog)
+__all__ = sorted(["Logit", *(cls.__name__ for cls in CLASSES)])  # noqa: PLE0605 (a list)
 
 
 def stubs() -> str:
