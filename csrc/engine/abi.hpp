@@ -51,19 +51,19 @@ struct alignas(64) ArgsBuffer {
   unsigned char bytes[256];
 };
 
-struct Scan {
-  bool invalid, unusual;
-};
+// Returns true if an element was unusual: `out` is then worthless and the exact kernel has to run.
+using FastKernel = bool (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
+using ExactKernel = void (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
 
-using BlockKernel = void (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
-
-// One map in one dtype. Kernels work on blocks that fit the L1 cache; x == out is allowed.
+// One map in one dtype. Kernels work on blocks that fit the L1 cache; out is not x, since an unusual
+// block is computed twice.
 struct MapKernels {
   void (*prepare)(const double* params, ArgsBuffer& args);
-  Scan (*scan[2])(const void* x, std::size_t n, const ArgsBuffer& args);       // theta, z
+  bool (*all_valid[2])(const void* x, std::size_t n, const ArgsBuffer& args);  // theta, z
   bool (*valid[2])(const void* x, std::size_t i, const ArgsBuffer& args);      // theta, z
   void (*clip)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);  // theta
-  BlockKernel op[kOps][2];                                                     // fast, exact
+  FastKernel fast[kOps];
+  ExactKernel exact[kOps];
 };
 
 struct MapTable {
@@ -77,7 +77,8 @@ constexpr std::size_t kSumBlock = 4096;
 struct EngineTable {
   void (*multiply[kDTypes])(const void* a, const void* b, void* out, std::size_t n);
   double (*sum[kDTypes])(const void* x, std::size_t n);
-  void (*stream)(const void* from, void* to, std::size_t bytes);  // non-temporal copy
+  // Non-temporal copy that meanwhile fetches as many bytes at `next` into the cache.
+  void (*stream)(const void* from, void* to, std::size_t bytes, const void* next);
 };
 
 }  // namespace fastmap

@@ -129,17 +129,22 @@ Call make_call(Op op, int map, DType dtype, const std::vector<double>& params) {
   return call;
 }
 
-// Applies the policy to one block in L1; `staged` may receive clipped input. Null: refused.
-const void* admit(const Call& call, const void* x, std::size_t n, Policy policy, void* staged,
-                  Scan& scan) {
-  scan = call.kernels->scan[!call.on_theta](x, n, call.args);
-  if (!scan.invalid || policy == Policy::nan) return x;
-  if (policy == Policy::raise || !call.on_theta) return nullptr;
-  for (std::size_t i = 0; i < n; ++i)
-    if (!call.kernels->valid[1](x, i, call.args)) return nullptr;
-  call.kernels->clip(x, staged, n, call.args);
-  scan.unusual = true;
-  return staged;
+// An unusual block again, by the policy and the exact kernel. False: refused.
+bool redo(const Call& call, Op op, const void* x, void* out, std::size_t n, Policy policy) {
+  alignas(64) unsigned char clipped[kSumBlock * 8];
+  const bool refusable = policy != Policy::nan && !call.kernels->all_valid[!call.on_theta](x, n, call.args);
+  if (refusable) {
+    const bool nan_is_left = !call.kernels->all_valid[1](x, n, call.args);
+    if (policy == Policy::raise || nan_is_left) return false;
+    call.kernels->clip(x, clipped, n, call.args);
+    x = clipped;
+  }
+  call.kernels->exact[op](x, out, n, call.args);
+  return true;
+}
+
+bool compute(const Call& call, Op op, const void* x, void* out, std::size_t n, Policy policy) {
+  return !call.kernels->fast[op](x, out, n, call.args) || redo(call, op, x, out, n, policy);
 }
 
 Invalid count_invalid(const Call& call, const void* x, std::size_t n, Policy policy) {
@@ -151,15 +156,14 @@ Invalid count_invalid(const Call& call, const void* x, std::size_t n, Policy pol
 }
 
 bool any_refused(const Call& call, const void* x, std::size_t n, Policy policy) {
+  const bool nan_only = policy == Policy::clip || !call.on_theta;
   const std::size_t step = kBlockBytes / call.size, blocks = (n + step - 1) / step;
   std::atomic<bool> refused{false};
   parallel(blocks, n * call.size, [&](std::size_t begin, std::size_t end) {
-    alignas(64) unsigned char staged[kBlockBytes];
-    Scan scan;
     for (std::size_t b = begin; b < end && !refused; ++b) {
       const std::size_t i = b * step;
       const void* block = static_cast<const char*>(x) + i * call.size;
-      if (!admit(call, block, std::min(step, n - i), policy, staged, scan)) refused = true;
+      if (!call.kernels->all_valid[nan_only](block, std::min(step, n - i), call.args)) refused = true;
     }
   });
   return refused;
@@ -238,21 +242,22 @@ Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, st
     return count_invalid(call, x, n, policy);
   const std::size_t step = kBlockBytes / call.size, blocks = (n + step - 1) / step;
   const bool stream = n * call.size >= kStreamBytes && !in_place;
+  const bool direct = !stream && !g && !in_place;
   std::atomic<bool> refused{false};
   parallel(blocks, n * call.size, [&](std::size_t begin, std::size_t end) {
-    alignas(64) unsigned char clipped[kBlockBytes], stage[kBlockBytes];
+    alignas(64) unsigned char stage[kBlockBytes];
     for (std::size_t b = begin; b < end && !refused; ++b) {
       const std::size_t i = b * step, m = std::min(step, n - i), offset = i * call.size;
-      Scan scan;
-      const void* in = admit(call, x + offset, m, policy, clipped, scan);
-      if (!in) {
+      void* to = direct ? static_cast<void*>(out + offset) : stage;
+      if (!compute(call, op, x + offset, to, m, policy)) {
         refused = true;
         break;
       }
-      void* to = stream || g ? static_cast<void*>(stage) : out + offset;
-      call.kernels->op[op][scan.unusual || scan.invalid](in, to, m, call.args);
-      if (g) call.engine->multiply[dtype](stage, g + offset, stream ? to : out + offset, m);
-      if (stream) call.engine->stream(stage, out + offset, m * call.size);
+      if (g) call.engine->multiply[dtype](stage, g + offset, stream ? static_cast<void*>(stage) : out + offset, m);
+      if (stream)
+        call.engine->stream(stage, out + offset, m * call.size, x + offset + m * call.size);
+      else if (!direct && !g)
+        std::memcpy(out + offset, stage, m * call.size);
     }
 #if defined(__SSE2__)
     _mm_sfence();
@@ -274,20 +279,20 @@ Invalid log_det(Op op, int map, DType dtype, const std::vector<double>& params, 
   std::vector<double> partial(blocks);
   std::atomic<bool> refused{false};
   parallel(blocks, rows * n * call.size, [&](std::size_t begin, std::size_t end) {
-    alignas(64) unsigned char clipped[kSumBlock * 8], stage[kSumBlock * 8];
+    alignas(64) unsigned char stage[kSumBlock * 8];
     for (std::size_t b = begin; b < end && !refused; ++b) {
       const std::size_t start = b % per_row * kSumBlock, m = std::min(kSumBlock, n - start);
       const std::size_t offset = (b / per_row * n + start) * call.size;
-      Scan scan;
-      const void* in = admit(call, x + offset, m, policy, clipped, scan);
-      if (!in) {
+      if (!compute(call, op, x + offset, stage, m, policy)) {
         refused = true;
         break;
       }
-      const bool exact = scan.unusual || scan.invalid;
-      call.kernels->op[op][exact](in, stage, m, call.args);
       partial[b] = call.engine->sum[dtype](stage, m);
-      if (out) call.kernels->op[value_op][exact](in, out + offset, m, call.args);
+      if (!out) continue;
+      const bool in_place = x == out;
+      void* to = in_place ? static_cast<void*>(stage) : out + offset;
+      compute(call, value_op, x + offset, to, m, policy);  // as valid as it was for op
+      if (in_place) std::memcpy(out + offset, stage, m * call.size);
     }
   });
   if (refused) return count_invalid(call, x, rows * n, policy);

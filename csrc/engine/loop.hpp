@@ -19,15 +19,12 @@ template <class T, class A> FM_INLINE bool is_valid(bool on_theta, T x, const A&
 }
 
 template <class Map, class T, bool on_theta>
-Scan scan(const void* x_, std::size_t n, const ArgsBuffer& buffer) {
+bool all_valid(const void* x_, std::size_t n, const ArgsBuffer& buffer) {
   const auto a = args_of<Map, T>(buffer);
   const T* x = static_cast<const T*>(x_);
-  BitsOf<T> invalid = 0, unusual = 0;
-  for (std::size_t i = 0; i < n; ++i) {
-    invalid |= is_valid(on_theta, x[i], a) ? 0 : 1;
-    unusual |= (on_theta ? Map::usual_theta(x[i], a) : Map::usual_z(x[i], a)) ? 0 : 1;
-  }
-  return {invalid != 0, unusual != 0};
+  BitsOf<T> invalid = 0;
+  for (std::size_t i = 0; i < n; ++i) invalid |= is_valid(on_theta, x[i], a) ? 0 : 1;
+  return invalid == 0;
 }
 
 template <class Map, class T, bool on_theta>
@@ -61,46 +58,63 @@ template <class Map, Op op, Path P, class T, class A> FM_INLINE T apply(T x, con
   if constexpr (op == kInverseLogAbsDetGrad) return Map::template inverse_log_abs_det_grad<P>(x, a);
 }
 
-template <class Map, Op op, Path P, class T, class A>
-FM_INLINE void elementwise(const T* x, T* out, std::size_t n, const A a) {
+template <class Map, Op op, class T, class A>
+FM_INLINE bool fast_loop(const T* x, T* out, std::size_t n, const A a) {
+  BitsOf<T> unusual = 0;
 #pragma GCC ivdep
   for (std::size_t i = 0; i < n; ++i) {
-    T r = apply<Map, op, P>(x[i], a);
-    if constexpr (P == Path::exact) {
-      bool defined = x[i] == x[i];
-      if constexpr (op < kThetaOps) defined = (x[i] >= a.low) & (x[i] <= a.high);
-      r = select(defined & (r == r), r, nan<T>());  // every NaN is the one quiet NaN
-    }
-    out[i] = r;
+    unusual |= (op < kThetaOps ? Map::usual_theta(x[i], a) : Map::usual_z(x[i], a)) ? 0 : 1;
+    out[i] = apply<Map, op, Path::fast>(x[i], a);
   }
+  return unusual != 0;
 }
 
-template <class Map, Op op, Path P, class T>
-void block(const void* x_, void* out_, std::size_t n, const ArgsBuffer& buffer) {
-  auto a = args_of<Map, T>(buffer);
-  const T* x = static_cast<const T*>(x_);
-  T* out = static_cast<T*>(out_);
-  if constexpr (Map::has_cases) {
-    // A copy with a constant flag, so that each loop holds one case only.
-    if (a.special_case) {
-      a.special_case = true;
-      return elementwise<Map, op, P>(x, out, n, a);
-    }
-    a.special_case = false;
+template <class Map, Op op, class T, class A>
+FM_INLINE bool exact_loop(const T* x, T* out, std::size_t n, const A a) {
+#pragma GCC ivdep
+  for (std::size_t i = 0; i < n; ++i) {
+    const T r = apply<Map, op, Path::exact>(x[i], a);
+    bool undefined = is_nan(x[i]) | is_nan(r);
+    if constexpr (op < kThetaOps) undefined |= (x[i] < a.low) | (x[i] > a.high);
+    out[i] = select(undefined, nan<T>(), r);  // every NaN is the one quiet NaN
   }
-  elementwise<Map, op, P>(x, out, n, a);
+  return false;
+}
+
+// A map's cases become loops of their own: in each, `which` is a constant.
+template <class Map, Op op, Path P, int which, class T, class A>
+FM_INLINE bool run_case(const T* x, T* out, std::size_t n, A a) {
+  if constexpr (which > 0) {
+    if (a.which != which) return run_case<Map, op, P, which - 1>(x, out, n, a);
+  }
+  if constexpr (Map::cases > 1) a.which = which;
+  return P == Path::fast ? fast_loop<Map, op>(x, out, n, a) : exact_loop<Map, op>(x, out, n, a);
+}
+
+template <class Map, Op op, class T>
+bool fast(const void* x, void* out, std::size_t n, const ArgsBuffer& buffer) {
+  return run_case<Map, op, Path::fast, Map::cases - 1>(static_cast<const T*>(x), static_cast<T*>(out), n,
+                                                       args_of<Map, T>(buffer));
+}
+template <class Map, Op op, class T>
+void exact(const void* x, void* out, std::size_t n, const ArgsBuffer& buffer) {
+  run_case<Map, op, Path::exact, Map::cases - 1>(static_cast<const T*>(x), static_cast<T*>(out), n,
+                                                 args_of<Map, T>(buffer));
 }
 
 template <class Map, class T> constexpr MapKernels map_kernels() {
-#define FM_OP(op) {block<Map, op, Path::fast, T>, block<Map, op, Path::exact, T>}
+#define FM_OPS(kernel)                                                                           \
+  {kernel<Map, kForward, T>,       kernel<Map, kJacobian, T>,                                    \
+   kernel<Map, kLogAbsDet, T>,     kernel<Map, kLogAbsDetGrad, T>,                               \
+   kernel<Map, kInverse, T>,       kernel<Map, kInverseJacobian, T>,                             \
+   kernel<Map, kInverseLogAbsDet, T>, kernel<Map, kInverseLogAbsDetGrad, T>}
   return {prepare<Map, T>,
-          {scan<Map, T, true>, scan<Map, T, false>},
+          {all_valid<Map, T, true>, all_valid<Map, T, false>},
           {valid<Map, T, true>, valid<Map, T, false>},
           clip<Map, T>,
-          {FM_OP(kForward), FM_OP(kJacobian), FM_OP(kLogAbsDet), FM_OP(kLogAbsDetGrad),
-           FM_OP(kInverse), FM_OP(kInverseJacobian), FM_OP(kInverseLogAbsDet),
-           FM_OP(kInverseLogAbsDetGrad)}};
-#undef FM_OP
+          FM_OPS(fast),
+          FM_OPS(exact)};
+#undef FM_OPS
 }
 
 }  // namespace fastmap::FM_ISA

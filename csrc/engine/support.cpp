@@ -32,9 +32,10 @@ template <class T> double sum(const void* x_, std::size_t n) {
   return lanes[0];
 }
 
-// Non-temporal copy of an L1-resident block: the lines of `to` are not read from memory first.
-void stream(const void* from_, void* to_, std::size_t bytes) {
-  const char* from = static_cast<const char*>(from_);
+// Non-temporal copy of an L1-resident block: the lines of `to` are not read from memory first. Reading
+// the next block of input meanwhile keeps both directions of the memory bus busy.
+void stream(const void* from_, void* to_, std::size_t bytes, const void* next_) {
+  const char *from = static_cast<const char*>(from_), *next = static_cast<const char*>(next_);
   char* to = static_cast<char*>(to_);
 #if defined(__SSE2__)
 #if defined(__AVX512F__)
@@ -53,9 +54,13 @@ void stream(const void* from_, void* to_, std::size_t bytes) {
   std::size_t i = 0;
   const std::size_t head = -reinterpret_cast<std::size_t>(to) % sizeof(V);
   for (; i < head && i < bytes; ++i) to[i] = from[i];
-  for (; i + sizeof(V) <= bytes; i += sizeof(V)) FM_STREAM(to + i, FM_LOAD(from + i));
+  for (; i + 64 <= bytes; i += 64) {
+    __builtin_prefetch(next + i);
+    for (std::size_t j = 0; j < 64; j += sizeof(V)) FM_STREAM(to + i + j, FM_LOAD(from + i + j));
+  }
   for (; i < bytes; ++i) to[i] = from[i];
 #else
+  (void)next;
   __builtin_memcpy(to, from, bytes);
 #endif
 }

@@ -13,7 +13,7 @@ struct Affine {
       {"(t - shift)/scale", "1/scale", "-log(abs(scale))", "0", "shift + scale*z", "scale",
        "log(abs(scale))", "0"},
       {2, 4}, "sampled", 3, {{0, 1}, {0.7, 3}, {-2, -0.1}}};
-  static constexpr bool has_cases = false;
+  static constexpr int cases = 1;
 
   template <class T> struct Args {
     T low, high, shift, scale, slope, log_scale;
@@ -33,7 +33,7 @@ struct Affine {
     if constexpr (P == Path::exact) {
       // The residual may overflow or be NaN where the quotient itself is fine.
       const T rest = (fma(-q, a.scale, p.hi) + p.lo) / a.scale;
-      return select(is_finite(rest) && is_finite(q), q + rest, q);
+      return select(is_finite(rest) & is_finite(q), q + rest, q);
     }
     return q + (fma(-q, a.scale, p.hi) + p.lo) / a.scale;
   }

@@ -14,7 +14,7 @@ struct Asinh {
        "-t/(t*t + scale*scale)", "scale*sinh(z)", "scale*cosh(z)", "log(scale) + log(cosh(z))",
        "tanh(z)"},
       {2, 4}, "sampled", 3, {{1}, {0.02}, {3}}};
-  static constexpr bool has_cases = false;
+  static constexpr int cases = 1;
 
   template <class T> struct Args {
     T low, high, scale;
@@ -40,14 +40,14 @@ struct Asinh {
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
     HiLo<T> x = divide(HiLo<T>{t, 0}, HiLo<T>{a.scale, 0});
     if constexpr (P == Path::exact) {
-      const bool ordinary = is_finite(x.hi) && is_finite(x.lo);
+      const bool ordinary = is_finite(x.hi) & is_finite(x.lo);
       x.lo = select(ordinary, x.lo, T(0));
       const HiLo<T> r = math::asinh_parts<P>(x);
       // theta / scale overflows: log(2 theta / scale).
       const HiLo<T> l = math::log_parts<P>(abs(t));
       const HiLo<T> m = two_sum(l.hi, -a.log_scale.hi), n = two_sum(m.hi, math::Constants<T>::ln2);
       const T far = n.hi + (n.lo + (m.lo + (l.lo - a.log_scale.lo) + math::Constants<T>::ln2_rest));
-      const T v = select(is_finite(x.hi) || !is_finite(t), r.hi + r.lo, copysign(far, t));
+      const T v = select(is_finite(x.hi) | !is_finite(t), r.hi + r.lo, copysign(far, t));
       return select(t == 0, t, select(is_finite(t), v, t));
     }
     const HiLo<T> r = math::asinh_parts<P>(x);

@@ -12,7 +12,7 @@ struct Identity {
       "-inf", "inf", "-inf", "inf",
       {"t", "1", "0", "0", "z", "1", "0", "0"},
       {0, 0}, "exact", 1, {{}}};
-  static constexpr bool has_cases = false;
+  static constexpr int cases = 1;
 
   template <class T> struct Args {
     T low, high;

@@ -15,7 +15,7 @@ struct Interval {
        "low + (high - low)/(1 + exp(-z))", "(high - low)/((1 + exp(-z))*(1 + exp(z)))",
        "log(high - low) - log1p(exp(-z)) - log1p(exp(z))", "-tanh(z/2)"},
       {2, 4}, "sampled", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}};
-  static constexpr bool has_cases = true;
+  static constexpr int cases = 2;  // 1: the bounds have a root of theta between them
 
   template <class T> using Args = bounded::Args<T>;
   template <class T> static Args<T> prepare(const double* p) { return bounded::prepare<T>(p); }

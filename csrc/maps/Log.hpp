@@ -13,17 +13,17 @@ struct Log {
       {"log(t - low)", "1/(t - low)", "-log(t - low)", "-1/(t - low)", "low + exp(z)", "exp(z)", "z",
        "1"},
       {2, 4}, "sampled", 4, {{0}, {1}, {-1}, {-0.001}}};
-  static constexpr bool has_cases = true;  // special: low < 0, so that theta has a root
+  static constexpr int cases = 3;  // low == 0, low > 0, low < 0 (then theta has a root)
 
   template <class T> struct Args {
     T low, high;
-    bool special_case;
+    int which;
     HiLo<T> root;  // z where theta == 0
     T usual_high;
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T low = T(p[0]);
-    Args<T> a{low, Float<T>::inf, low < 0, {0, 0}, math::Constants<T>::exp_high - 2};
+    Args<T> a{low, Float<T>::inf, low == 0 ? 0 : low > 0 ? 1 : 2, {0, 0}, math::Constants<T>::exp_high - 2};
     if (low < 0) {
       a.root = host::round_to<T>(host::log({-double(low), 0}));
       a.usual_high = math::Constants<T>::large_exponent - 1 - abs(a.root.hi);
@@ -37,17 +37,15 @@ struct Log {
     return (z >= math::Constants<T>::exp_low + abs(a.root.hi)) &
            (z <= a.usual_high);
   }
-  template <class T> FM_INLINE static HiLo<T> distance(T t, const Args<T>& a) {
-    return two_sum(t, -a.low);
-  }
 
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
-    return math::log<P>(distance(t, a));
+    return a.which == 0 ? math::log<P>(t) : math::log<P>(two_sum(t, -a.low));
   }
   // With low < 0 the sum low + e^z cancels near the root z0 = log(-low); there and everywhere else
   // it is -low expm1(z - z0).
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
-    if (!a.special_case) return a.low + math::exp<P>(z);
+    if (a.which == 0) return math::exp<P>(z);
+    if (a.which == 1) return a.low + math::exp<P>(z);
     const HiLo<T> d = two_sum(z, -a.root.hi);
     const HiLo<T> e = math::expm1_parts<P>(HiLo<T>{d.hi, d.lo - a.root.lo});
     T r = fma(-a.low, e.hi, -a.low * e.lo);
@@ -64,7 +62,7 @@ struct Log {
     return math::exp<P>(z);
   }
   template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
-    return 0 - math::log<P>(distance(t, a));
+    return 0 - forward<P>(t, a);
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>&) { return z; }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {

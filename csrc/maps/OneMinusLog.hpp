@@ -13,7 +13,7 @@ struct OneMinusLog {
       "-inf", "1", "-inf", "inf",
       {"-log1p(-t)", "1/(1 - t)", "-log1p(-t)", "1/(1 - t)", "-expm1(-z)", "exp(-z)", "-z", "-1"},
       {2, 4}, "sampled", 1, {{}}};
-  static constexpr bool has_cases = false;
+  static constexpr int cases = 1;
 
   template <class T> struct Args {
     T low, high;

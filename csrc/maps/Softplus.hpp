@@ -15,11 +15,11 @@ struct Softplus {
        "low + log1p(exp(beta*z))/beta", "1/(1 + exp(-(beta*z)))", "-log1p(exp(-(beta*z)))",
        "beta/(1 + exp(beta*z))"},
       {2, 4}, "sampled", 4, {{1, 0}, {2.5, 0}, {0.3, 1}, {1, -1}}};
-  static constexpr bool has_cases = true;  // special: low < 0, so that theta has a root
+  static constexpr int cases = 2;  // 1: low < 0, so that theta has a root
 
   template <class T> struct Args {
     T low, high;
-    bool special_case;
+    int which;
     T beta;
     HiLo<T> root;    // beta z where theta == 0
     T root_sigmoid;  // sigmoid(root)
@@ -65,8 +65,8 @@ struct Softplus {
     const HiLo<T> y = two_product(a.beta, z), r = math::softplus_parts<P>(y);
     T v = a.low + (r.hi + r.lo) / a.beta;
     if constexpr (P == Path::exact)
-      v = select(abs(y.hi) > -math::Constants<T>::exp_low - 2 && z > 0, a.low + z, v);
-    if (!a.special_case) return v;
+      v = select((abs(y.hi) > -math::Constants<T>::exp_low - 2) & (z > 0), a.low + z, v);
+    if (a.which == 0) return v;
     // Near the root y0: softplus y - softplus y0 = log1p(sigmoid(y0) expm1(y - y0)).
     const HiLo<T> d = two_sum(y.hi, -a.root.hi);
     const bool near = abs(d.hi) < 1;

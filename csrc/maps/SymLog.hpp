@@ -15,7 +15,7 @@ struct SymLog {
        "-sign(t)/(scale + abs(t))", "sign(z)*scale*expm1(abs(z))", "scale*exp(abs(z))",
        "log(scale) + abs(z)", "sign(z)"},
       {2, 4}, "sampled", 3, {{1}, {0.02}, {3}}};
-  static constexpr bool has_cases = false;
+  static constexpr int cases = 1;
 
   template <class T> struct Args {
     T low, high, scale;

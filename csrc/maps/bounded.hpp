@@ -8,7 +8,7 @@ namespace fastmap::FM_ISA::bounded {
 
 template <class T> struct Args {
   T low, high;
-  bool special_case;  // low < 0 < high, so that theta has a root inside
+  int which;          // 1: low < 0 < high, so that theta has a root inside
   HiLo<T> width;
   HiLo<T> log_width_2, log_width_4;  // log(w/2), log(w/4)
   HiLo<T> root;         // y where theta == 0
@@ -23,7 +23,7 @@ template <class T> inline Args<T> prepare(const double* p) {
             host::round_to<T>({2 * half.hi, 2 * half.lo}),
             host::round_to<T>(host::log(half)),
             host::round_to<T>(host::log({0.5 * half.hi, 0.5 * half.lo})), {0, 0}, 1, 1};
-  if (a.special_case) {
+  if (a.which == 1) {
     a.root = host::round_to<T>(host::add(host::log({-low, 0}), negate(host::log({high, 0}))));
     const T most = Float<T>::max;
     a.ratio = max(min(T(-low / high), most), 1 / most);
@@ -48,13 +48,13 @@ template <class T> FM_INLINE bool usual_y(T y, const Args<T>& a) {
 // near the root y0 = log(-low/high); there, with d = y - y0 and E = 1 - e^-|d|,
 //   theta = low E / (1 - (low/high) e^-|d|) for d < 0,  high E / (1 - (high/low) e^-|d|) for d >= 0.
 template <Path P, class T> FM_INLINE T inverse(T y, const Args<T>& a) {
-  if (!a.special_case) {
+  if (a.which == 0) {
     const T part = a.width.hi * math::small_sigmoid<P>(HiLo<T>{y, 0});
     return select(y < 0, a.low + part, a.high - part);
   }
   const HiLo<T> d = two_sum(y, -a.root.hi);
   const T d_lo = d.lo - a.root.lo;
-  const bool negative = d.hi < 0 || (d.hi == 0 && d_lo < 0);
+  const bool negative = (d.hi < 0) | ((d.hi == 0) & (d_lo < 0));
   HiLo<T> minus_abs{select(negative, d.hi, -d.hi), select(negative, d_lo, -d_lo)};
   const HiLo<T> e = math::expm1_parts<P>(minus_abs);
   const T decay = (1 + e.hi) + e.lo;
@@ -83,7 +83,7 @@ template <Path P, class T> FM_INLINE T log_slope(T t, const Args<T>& a, T factor
   const T direct = math::log<P>(divide(w, fast_two_sum(pq.hi, pq_lo)));
   const HiLo<T> wq = divide(w, q);
   const T staged = math::log_ratio<P>(wq, p);
-  const bool inside = p.hi > 0 && q.hi > 0;
+  const bool inside = (p.hi > 0) & (q.hi > 0);
   return select(inside, select(plain, direct, staged), Float<T>::inf);
 }
 

@@ -1,7 +1,7 @@
 // What a map must have. A map is one struct in one header: its metadata beside its formulas.
 //
 //   static constexpr MapInfo info             name, parameters, domain, formulas as text, ULP bounds
-//   static constexpr bool has_cases           whether Args has a `bool special_case` to split loops by
+//   static constexpr int cases                if > 1, Args has an `int which` < cases to split loops by
 //   template <class T> struct Args            constants of one call: low and high, the open domain
 //                                             (+-inf: unbounded), and what the formulas need
 //   prepare<T>(const double* p) -> Args<T>    from the effective parameters, once per call

@@ -32,6 +32,7 @@ template <class T> struct Float;
 
 template <> struct Float<float> {
   using Bits = std::uint32_t;
+  using SignedBits = std::int32_t;
   static constexpr int mantissa_bits = 23;
   static constexpr Bits bias = 127, sign = 0x80000000u, quiet_nan = 0x7fc00000u;
   static constexpr float inf = __builtin_inff(), max = 0x1.fffffep127f, min_normal = 0x1p-126f;
@@ -41,6 +42,7 @@ template <> struct Float<float> {
 
 template <> struct Float<double> {
   using Bits = std::uint64_t;
+  using SignedBits = std::int64_t;
   static constexpr int mantissa_bits = 52;
   static constexpr Bits bias = 1023, sign = 0x8000000000000000u, quiet_nan = 0x7ff8000000000000u;
   static constexpr double inf = __builtin_inf(), max = 0x1.fffffffffffffp1023,
@@ -65,10 +67,17 @@ template <class T> FM_INLINE T abs(T x) { return from_bits(bits(x) & ~Float<T>::
 template <class T> FM_INLINE T copysign(T magnitude, T sign) {
   return from_bits((bits(magnitude) & ~Float<T>::sign) | (bits(sign) & Float<T>::sign));
 }
+template <class T> FM_INLINE bool is_negative(T x) { return (bits(x) & Float<T>::sign) != 0; }  // -0 too
 // A NaN in the first argument is kept.
 template <class T> FM_INLINE T min(T x, T y) { return select(x > y, y, x); }
 template <class T> FM_INLINE T max(T x, T y) { return select(x < y, y, x); }
 template <class T> FM_INLINE T nan() { return from_bits(Float<T>::quiet_nan); }
+// By the bits: GCC moves a comparison x != x into the selects that x came from, and then cannot
+// vectorise their conditions any more.
+template <class T> FM_INLINE bool is_nan(T x) {
+  using S = typename Float<T>::SignedBits;
+  return S(bits(x) & ~Float<T>::sign) > S(bits(Float<T>::inf));
+}
 template <class T> FM_INLINE bool is_finite(T x) { return abs(x) <= Float<T>::max; }
 
 // 1.5 * 2^mantissa_bits: adding it rounds to an integer (to nearest even), whose two's complement
@@ -121,10 +130,16 @@ template <class T> FM_INLINE HiLo<T> select(bool condition, HiLo<T> yes, HiLo<T>
   return {select(condition, yes.hi, no.hi), select(condition, yes.lo, no.lo)};
 }
 
-// c0 + x (c1 + x (c2 + ...)), by Horner's rule.
-template <class T> FM_INLINE T polynomial(T, T c0) { return c0; }
-template <class T, class... Rest> FM_INLINE T polynomial(T x, T c0, Rest... rest) {
-  return fma(x, polynomial(x, rest...), c0);
+// c0 + c1 x + c2 x^2 + ... Even and odd coefficients by Horner's rule in x^2 side by side: half the
+// latency of one chain, which is what bounds a loop whose body is one long dependency.
+template <class T> FM_INLINE T every_second(T, T c0) { return c0; }
+template <class T> FM_INLINE T every_second(T, T c0, T) { return c0; }
+template <class T, class... Rest> FM_INLINE T every_second(T square, T c0, T, Rest... rest) {
+  return fma(square, every_second(square, rest...), c0);
+}
+template <class T, class... Rest> FM_INLINE T polynomial(T x, T c0, T c1, Rest... rest) {
+  const T square = x * x;
+  return fma(x, every_second(square, c1, rest...), every_second(square, c0, c1, rest...));
 }
 
 }  // namespace fastmap::FM_ISA
