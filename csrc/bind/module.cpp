@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "engine/dispatch.hpp"
+#include "engine/threads.hpp"
 #include "fastmap_registry.hpp"
 
 namespace py = pybind11;
@@ -96,5 +97,6 @@ PYBIND11_MODULE(_core, m) {
   });
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", &num_threads);
-  active_isa();  // an unavailable FASTMAP_ISA is an error at import
+  active_isa();   // an unavailable FASTMAP_ISA is an error at import,
+  num_threads();  // and so is a bad FASTMAP_NUM_THREADS
 }

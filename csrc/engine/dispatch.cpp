@@ -5,16 +5,14 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
-#include <system_error>
-#include <thread>
 
-#include <sched.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
+#include "engine/float_mode.hpp"
+#include "engine/threads.hpp"
 #include "fastmap_registry.hpp"  // generated: FASTMAP_FOR_ISAS, FASTMAP_FOR_MAPS
 
 #define FM_DECLARE_MAP(map, isa) extern "C" const fastmap::MapTable fastmap_map_##map##_##isa;
@@ -41,71 +39,17 @@ bool cpu_has(const std::string& isa) {
   return isa == "baseline" || isa == "neon";
 }
 
-// The kernels assume round-to-nearest and gradual underflow, whatever the caller has set.
-class FloatMode {
- public:
-#if defined(__SSE2__)
-  FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
-  ~FloatMode() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-#elif defined(__aarch64__)
-  FloatMode() {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" ::"r"(std::uint64_t(0)));
-  }
-  ~FloatMode() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
-
- private:
-  std::uint64_t saved_;
-#endif
-};
-
 constexpr std::size_t kBlockBytes = 8192;             // in and stage share the L1 cache
 constexpr std::size_t kStreamBytes = 32u << 20;       // larger outputs bypass the caches
-constexpr std::size_t kThreadBytes = 256u << 10;      // less than this per thread does not pay
+constexpr std::size_t kPartBytes = 256u << 10;        // what a thread takes at a time
 
-std::atomic<int> configured_threads{0};
-
-int default_threads() {
-  for (const char* name : {"FASTMAP_NUM_THREADS", "OMP_NUM_THREADS"})
-    if (const char* text = std::getenv(name))
-      if (const int n = std::atoi(text); n > 0) return n;
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return 1;
-}
-
-// Runs work(begin, end) over blocks [0, n), in one contiguous part per thread; the caller takes one.
-// Threads live for the call only: nothing to re-create after fork, nothing that spins.
+// Runs work(begin, end) over ranges of the blocks [0, n).
 template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const Work& work) {
-  const std::size_t threads = std::min<std::size_t>(
-      {std::size_t(num_threads()), std::max<std::size_t>(1, bytes / kThreadBytes), blocks});
-  if (threads <= 1) {
-    FloatMode mode;
-    return work(0, blocks);
-  }
-  std::vector<std::thread> others;
-  others.reserve(threads - 1);
-  std::size_t done = threads;  // parts from here on found no thread and fall to the caller
-  for (std::size_t t = 1; t < threads; ++t) {
-    try {
-      others.emplace_back([&, t] {
-        FloatMode mode;
-        work(blocks * t / threads, blocks * (t + 1) / threads);
-      });
-    } catch (const std::system_error&) {
-      done = t;
-      break;
-    }
-  }
-  {
-    FloatMode mode;
-    work(0, blocks / threads);
-    if (done < threads) work(blocks * done / threads, blocks);
-  }
-  for (auto& thread : others) thread.join();
+  const std::size_t part = std::max<std::size_t>(1, blocks * kPartBytes / std::max<std::size_t>(bytes, 1));
+  const std::size_t parts = (blocks + part - 1) / part;
+  for_each_part(parts, std::size_t(num_threads()), [&](std::size_t i) {
+    work(i * part, std::min(blocks, (i + 1) * part));
+  });
 }
 
 struct Call {
@@ -150,6 +94,7 @@ bool compute(const Call& call, Op op, const void* x, void* out, std::size_t n, P
 Invalid count_invalid(const Call& call, const void* x, std::size_t n, Policy policy) {
   const bool nan_only = policy == Policy::clip || !call.on_theta;
   Invalid r;
+  FloatMode mode;
   for (std::size_t i = 0; i < n; ++i)
     if (!call.kernels->valid[nan_only](x, i, call.args) && r.count++ == 0) r.first = i;
   return r;
@@ -304,18 +249,6 @@ Invalid log_det(Op op, int map, DType dtype, const std::vector<double>& params, 
     sums[r] = p[0];
   }
   return {};
-}
-
-int num_threads() {
-  const int n = configured_threads.load(std::memory_order_relaxed);
-  if (n > 0) return n;
-  static const int fallback = default_threads();
-  return fallback;
-}
-
-void set_num_threads(int n) {
-  if (n < 1) throw std::invalid_argument("n must be at least 1, got " + std::to_string(n));
-  configured_threads = n;
 }
 
 }  // namespace fastmap

@@ -42,7 +42,4 @@ Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, st
 Invalid log_det(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t rows,
                 std::size_t n, const void* x, double* sums, Op value_op, void* out, Policy policy);
 
-int num_threads();
-void set_num_threads(int n);
-
 }  // namespace fastmap
