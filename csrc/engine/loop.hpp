@@ -32,16 +32,23 @@ bool valid(const void* x, std::size_t i, const ArgsBuffer& buffer) {
   return is_valid(on_theta, static_cast<const T*>(x)[i], args_of<Map, T>(buffer));
 }
 
-template <class T> FM_INLINE T next_up(T x) {
-  return x == 0 ? from_bits(BitsOf<T>(1)) : from_bits(bits(x) + (x > 0 ? 1 : BitsOf<T>(-1)));
+// The nearest theta whose z is finite: inside the open domain, and for a map that says so (`finite_low`,
+// `finite_high`), where z does not overflow.
+template <class A> FM_INLINE auto finite_low(const A& a, int) -> decltype(a.finite_low) { return a.finite_low; }
+template <class A> FM_INLINE auto finite_low(const A& a, long) {
+  using T = decltype(a.low);
+  return is_finite(a.low) ? next_up(a.low) : -Float<T>::max;
+}
+template <class A> FM_INLINE auto finite_high(const A& a, int) -> decltype(a.finite_high) { return a.finite_high; }
+template <class A> FM_INLINE auto finite_high(const A& a, long) {
+  using T = decltype(a.high);
+  return is_finite(a.high) ? -next_up(-a.high) : Float<T>::max;
 }
 
-// The nearest theta inside the open domain.
 template <class Map, class T>
 void clip(const void* x_, void* out_, std::size_t n, const ArgsBuffer& buffer) {
   const auto a = args_of<Map, T>(buffer);
-  const T low = is_finite(a.low) ? next_up(a.low) : -Float<T>::max;
-  const T high = is_finite(a.high) ? -next_up(-a.high) : Float<T>::max;
+  const T low = finite_low(a, 0), high = finite_high(a, 0);
   const T* x = static_cast<const T*>(x_);
   T* out = static_cast<T*>(out_);
   for (std::size_t i = 0; i < n; ++i) out[i] = max(min(x[i], high), low);

@@ -17,11 +17,23 @@ struct Affine {
 
   template <class T> struct Args {
     T low, high, shift, scale, slope, log_scale;
+    T finite_low, finite_high;  // |scale| < 1: (theta - shift)/scale overflows
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T scale = T(p[1]);
     const HiLo<double> log_scale = host::log({abs(double(scale)), 0});
-    return {-Float<T>::inf, Float<T>::inf, T(p[0]), scale, 1 / scale, T(log_scale.hi)};
+    Args<T> a{-Float<T>::inf, Float<T>::inf, T(p[0]), scale, 1 / scale, T(log_scale.hi), 0, 0};
+    a.finite_high = last_finite(T(1), a);
+    a.finite_low = last_finite(T(-1), a);
+    return a;
+  }
+  // The last theta in the direction of `sign` with a finite z.
+  template <class T> static T last_finite(T sign, const Args<T>& a) {
+    if (abs(a.scale) >= 1) return sign * Float<T>::max;
+    T t = fma(sign * abs(a.scale), Float<T>::max, a.shift);
+    while (!is_finite(forward<Path::exact>(t, a))) t = -sign * next_up(-sign * t);
+    while (is_finite(forward<Path::exact>(sign * next_up(sign * t), a))) t = sign * next_up(sign * t);
+    return t;
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>&) { return abs(t) <= Float<T>::large; }
   template <class T> FM_INLINE static bool usual_z(T z, const Args<T>&) { return is_finite(z); }

@@ -4,6 +4,8 @@
 //   static constexpr int cases                if > 1, Args has an `int which` < cases to split loops by
 //   template <class T> struct Args            constants of one call: low and high, the open domain
 //                                             (+-inf: unbounded), and what the formulas need
+//                                             (finite_low, finite_high: where theta's z is finite, if
+//                                             that is less than the domain)
 //   prepare<T>(const double* p) -> Args<T>    from the effective parameters, once per call
 //   usual_theta(t, a), usual_z(z, a) -> bool  where Path::fast is right for every op on t or on z
 //   forward, jacobian, log_abs_det, log_abs_det_grad                  <Path P>(t, a), t in the domain
@@ -58,6 +60,9 @@ template <> inline HiLo<double> round_to<double>(HiLo<double> x) { return x; }
 
 }  // namespace host
 
+template <class T> FM_INLINE T next_up(T x) {
+  return x == 0 ? from_bits(BitsOf<T>(1)) : from_bits(bits(x) + (x > 0 ? 1 : BitsOf<T>(-1)));
+}
 template <class T> FM_INLINE T sign_of(T x) { return select(x == 0, x, copysign(T(1), x)); }
 template <class T> FM_INLINE HiLo<T> with_sign_of(HiLo<T> r, T x) {  // r >= 0
   return {copysign(r.hi, x), select(x < 0, -r.lo, r.lo)};

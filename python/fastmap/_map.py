@@ -35,7 +35,7 @@ class Map:
         bound.apply_defaults()
         try:
             values = tuple(float(v) for v in bound.arguments.values())
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise TypeError(f"{type(self).__name__}: parameters must be real numbers") from error
         _core.check_params(self.entry["id"], _FLOAT64, values)
         object.__setattr__(self, "values", values)

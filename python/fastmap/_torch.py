@@ -1,4 +1,7 @@
-"""Torch tensors: checks, autograd, then the same native calls on NumPy views of their memory."""
+"""Torch tensors: checks, autograd, then the same native calls on NumPy views of their memory.
+
+Inside `torch.compile` the entries below are graph breaks: the compiler cannot see through native calls.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ _LOG_DERIVATIVE = {
 }
 
 
+@torch.compiler.disable
 def elementwise(op: str, argument: str, x: Tensor, map: Map, out: Tensor | None, policy: int) -> Tensor:
     """op(x), differentiable where x requires grad."""
     if _tracked(x):
@@ -33,6 +37,7 @@ def elementwise(op: str, argument: str, x: Tensor, map: Map, out: Tensor | None,
     return _apply(op, argument, x, map, out, policy)
 
 
+@torch.compiler.disable
 def log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
     """Sums of op(x) over axis, in float64."""
     if _tracked(x):
@@ -40,6 +45,7 @@ def log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
     return _log_det(op, argument, x, map, axis)
 
 
+@torch.compiler.disable
 def value_and_log_det(
     op: str, log_op: str, argument: str, x: Tensor, map: Map, out: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -56,6 +62,7 @@ def value_and_log_det(
     return result, torch.from_numpy(total)
 
 
+@torch.compiler.disable
 def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None) -> Tensor:
     """grad_theta times inverse_jacobian(z)."""
     if not isinstance(grad_theta, Tensor):
@@ -135,7 +142,6 @@ def _refuse_out(out: Tensor | None, argument: str) -> None:
         raise RuntimeError(f"out: cannot be used while {argument} requires grad")
 
 
-@torch.compiler.disable
 def _apply(
     op: str,
     argument: str,
@@ -161,7 +167,6 @@ def _apply(
     return result
 
 
-@torch.compiler.disable
 def _log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
     sums = _native.log_det(op, map, _memory(x, argument), axis, argument=argument)
     return torch.from_numpy(sums)
