@@ -153,6 +153,8 @@ def test_functorch_grad() -> None:
     torch.testing.assert_close(slope, 1 / theta)
 
 
+# Dynamo looks at .grad of what comes back after a graph break.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_compiled_function_falls_back_to_eager() -> None:
     @torch.compile(backend="eager")
     def loss(z: torch.Tensor) -> torch.Tensor:

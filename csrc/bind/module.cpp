@@ -12,10 +12,9 @@ using namespace fastmap;
 namespace {
 
 constexpr const char* kOpNames[kOps] = {
-    "forward",  "jacobian",         "log_abs_det",         "log_abs_det_grad",
-    "inverse",  "inverse_jacobian", "inverse_log_abs_det", "inverse_log_abs_det_grad"};
-constexpr const char* kConstraints[] = {"finite", "positive", "nonzero", "lower_bound",
-                                        "upper_bound"};
+    "forward", "jacobian",         "log_abs_det",         "log_abs_det_grad",
+    "inverse", "inverse_jacobian", "inverse_log_abs_det", "inverse_log_abs_det_grad"};
+constexpr const char* kConstraints[] = {"finite", "positive", "nonzero", "lower_bound", "upper_bound"};
 #define FM_NAME(map, arg) #map,
 constexpr const char* kClassNames[] = {FASTMAP_FOR_MAPS(FM_NAME, any)};
 
@@ -74,26 +73,26 @@ PYBIND11_MODULE(_core, m) {
   m.def("apply", [](int op, int map, int dtype, const std::vector<double>& params, std::size_t n,
                     std::uintptr_t x, std::uintptr_t g, std::uintptr_t out, int policy) {
     py::gil_scoped_release release;
-    const Invalid r = apply(Op(op), map_of(map), dtype_of(dtype), params, n,
-                            reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(g),
-                            reinterpret_cast<void*>(out), Policy(policy));
+    const Invalid r = apply(Op(op), map_of(map), dtype_of(dtype), params, n, reinterpret_cast<const void*>(x),
+                            reinterpret_cast<const void*>(g), reinterpret_cast<void*>(out), Policy(policy));
     return std::make_pair(r.count, r.first);
   });
-  m.def("log_det", [](int op, int map, int dtype, const std::vector<double>& params, std::size_t rows,
-                      std::size_t n, std::uintptr_t x, std::uintptr_t sums, int value_op,
-                      std::uintptr_t out, int policy) {
-    py::gil_scoped_release release;
-    const Invalid r = log_det(Op(op), map_of(map), dtype_of(dtype), params, rows, n,
-                              reinterpret_cast<const void*>(x), reinterpret_cast<double*>(sums),
-                              Op(value_op), reinterpret_cast<void*>(out), Policy(policy));
-    return std::make_pair(r.count, r.first);
-  });
+  m.def("log_det",
+        [](int op, int map, int dtype, const std::vector<double>& params, std::size_t rows, std::size_t n,
+           std::uintptr_t x, std::uintptr_t sums, int value_op, std::uintptr_t out, int policy) {
+          py::gil_scoped_release release;
+          const Invalid r = log_det(Op(op), map_of(map), dtype_of(dtype), params, rows, n,
+                                    reinterpret_cast<const void*>(x), reinterpret_cast<double*>(sums),
+                                    Op(value_op), reinterpret_cast<void*>(out), Policy(policy));
+          return std::make_pair(r.count, r.first);
+        });
   m.def("info", [] {
     py::list available;
     for (const Isa& isa : isas())
       if (isa.available) available.append(isa.name);
-    return py::dict(py::arg("version") = FASTMAP_VERSION, py::arg("isa") = active_isa().name, py::arg("isas") = available,
-                    py::arg("threads") = num_threads(), py::arg("compiler") = __VERSION__);
+    return py::dict(py::arg("version") = FASTMAP_VERSION, py::arg("isa") = active_isa().name,
+                    py::arg("isas") = available, py::arg("threads") = num_threads(),
+                    py::arg("compiler") = __VERSION__);
   });
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", &num_threads);

@@ -35,7 +35,7 @@ struct MapInfo {
   const char* doc;
   int n_params;
   ParamInfo params[kMaxParams];
-  const char *domain_low, *domain_high;      // open ends, as text in the parameters
+  const char *domain_low, *domain_high;  // open ends, as text in the parameters
   const char *codomain_low, *codomain_high;
   // In the subset of C++ that Python reads too: + - * / log log1p exp expm1 sqrt abs sign sinh cosh
   // tanh asinh atanh, t (theta), z, parameters. Tests evaluate these texts to many digits.
@@ -59,8 +59,8 @@ using ExactKernel = void (*)(const void* x, void* out, std::size_t n, const Args
 // block is computed twice.
 struct MapKernels {
   void (*prepare)(const double* params, ArgsBuffer& args);
-  bool (*all_valid[2])(const void* x, std::size_t n, const ArgsBuffer& args);  // theta, z
-  bool (*valid[2])(const void* x, std::size_t i, const ArgsBuffer& args);      // theta, z
+  bool (*all_valid[2])(const void* x, std::size_t n, const ArgsBuffer& args);     // theta, z
+  bool (*valid[2])(const void* x, std::size_t i, const ArgsBuffer& args);         // theta, z
   void (*clip)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);  // theta
   FastKernel fast[kOps];
   ExactKernel exact[kOps];

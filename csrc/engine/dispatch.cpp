@@ -16,8 +16,8 @@
 #include "fastmap_registry.hpp"  // generated: FASTMAP_FOR_ISAS, FASTMAP_FOR_MAPS
 
 #define FM_DECLARE_MAP(map, isa) extern "C" const fastmap::MapTable fastmap_map_##map##_##isa;
-#define FM_DECLARE_ISA(isa)                              \
-  FASTMAP_FOR_MAPS(FM_DECLARE_MAP, isa)                  \
+#define FM_DECLARE_ISA(isa)             \
+  FASTMAP_FOR_MAPS(FM_DECLARE_MAP, isa) \
   extern "C" const fastmap::EngineTable fastmap_engine_##isa;
 FASTMAP_FOR_ISAS(FM_DECLARE_ISA)
 
@@ -39,17 +39,16 @@ bool cpu_has(const std::string& isa) {
   return isa == "baseline" || isa == "neon";
 }
 
-constexpr std::size_t kBlockBytes = 8192;             // in and stage share the L1 cache
-constexpr std::size_t kStreamBytes = 32u << 20;       // larger outputs bypass the caches
-constexpr std::size_t kPartBytes = 256u << 10;        // what a thread takes at a time
+constexpr std::size_t kBlockBytes = 8192;        // in and stage share the L1 cache
+constexpr std::size_t kStreamBytes = 32u << 20;  // larger outputs bypass the caches
+constexpr std::size_t kPartBytes = 256u << 10;   // what a thread takes at a time
 
 // Runs work(begin, end) over ranges of the blocks [0, n).
 template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const Work& work) {
   const std::size_t part = std::max<std::size_t>(1, blocks * kPartBytes / std::max<std::size_t>(bytes, 1));
   const std::size_t parts = (blocks + part - 1) / part;
-  for_each_part(parts, std::size_t(num_threads()), [&](std::size_t i) {
-    work(i * part, std::min(blocks, (i + 1) * part));
-  });
+  for_each_part(parts, std::size_t(num_threads()),
+                [&](std::size_t i) { work(i * part, std::min(blocks, (i + 1) * part)); });
 }
 
 struct Call {
@@ -63,8 +62,8 @@ struct Call {
 
 Call make_call(Op op, int map, DType dtype, const std::vector<double>& params) {
   const Isa& isa = active_isa();
-  Call call{isa.engine, &isa.maps[map]->kernels[dtype], {}, dtype == kFloat32 ? 4u : 8u,
-            op < kThetaOps, dtype};
+  Call call{isa.engine, &isa.maps[map]->kernels[dtype], {}, dtype == kFloat32 ? 4u : 8u, op < kThetaOps,
+            dtype};
   const auto effective = effective_params(map, dtype, params);
   double p[kMaxParams] = {};
   std::copy(effective.begin(), effective.end(), p);
@@ -145,6 +144,7 @@ std::size_t map_count() { return 0 FASTMAP_FOR_MAPS(FM_COUNT_MAP, any); }
 const MapInfo& map_info(int map) { return *isas().front().maps[map]->info; }
 
 std::vector<double> effective_params(int map, DType dtype, const std::vector<double>& params) {
+  FloatMode mode;  // rounds to the dtype
   const MapInfo& info = map_info(map);
   if (int(params.size()) != info.n_params)
     throw std::invalid_argument(std::string(info.name) + " takes " + std::to_string(info.n_params) +
@@ -176,8 +176,8 @@ std::vector<double> effective_params(int map, DType dtype, const std::vector<dou
   return r;
 }
 
-Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t n,
-              const void* x_, const void* g_, void* out_, Policy policy) {
+Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t n, const void* x_,
+              const void* g_, void* out_, Policy policy) {
   if (n == 0) return {};
   const Call call = make_call(op, map, dtype, params);
   const char *x = static_cast<const char*>(x_), *g = static_cast<const char*>(g_);
@@ -198,7 +198,8 @@ Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, st
         refused = true;
         break;
       }
-      if (g) call.engine->multiply[dtype](stage, g + offset, stream ? static_cast<void*>(stage) : out + offset, m);
+      if (g)
+        call.engine->multiply[dtype](stage, g + offset, stream ? static_cast<void*>(stage) : out + offset, m);
       if (stream)
         call.engine->stream(stage, out + offset, m * call.size, x + offset + m * call.size);
       else if (!direct && !g)
@@ -241,11 +242,13 @@ Invalid log_det(Op op, int map, DType dtype, const std::vector<double>& params, 
     }
   });
   if (refused) return count_invalid(call, x, rows * n, policy);
+  FloatMode mode;
   for (std::size_t r = 0; r < rows; ++r) {  // pairwise over the blocks of a row, in order
     double* p = partial.data() + r * per_row;
-    for (std::size_t width = per_row; width > 1; width = (width + 1) / 2)
-      for (std::size_t i = 0; i < width / 2; ++i)
-        p[i] = p[2 * i] + p[2 * i + 1], i + 1 == width / 2 && width % 2 ? void(p[i + 1] = p[width - 1]) : void();
+    for (std::size_t width = per_row; width > 1; width = (width + 1) / 2) {
+      for (std::size_t i = 0; i < width / 2; ++i) p[i] = p[2 * i] + p[2 * i + 1];
+      if (width % 2) p[width / 2] = p[width - 1];
+    }
     sums[r] = p[0];
   }
   return {};

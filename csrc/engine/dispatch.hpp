@@ -35,8 +35,8 @@ std::vector<double> effective_params(int map, DType dtype, const std::vector<dou
 
 // out[i] = op(x[i]) * (g ? g[i] : 1). x == out and g == out are allowed; nothing else may overlap.
 // raise, x == out or g == out: read whole before anything is written.
-Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t n,
-              const void* x, const void* g, void* out, Policy policy);
+Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t n, const void* x,
+              const void* g, void* out, Policy policy);
 
 // sums[r] = sum over row r of op; when out, also out = value_op(x), which may alias x.
 Invalid log_det(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t rows,

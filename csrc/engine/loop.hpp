@@ -34,19 +34,22 @@ bool valid(const void* x, std::size_t i, const ArgsBuffer& buffer) {
 
 // The nearest theta whose z is finite: inside the open domain, and for a map that says so (`finite_low`,
 // `finite_high`), where z does not overflow.
-template <class A> FM_INLINE auto finite_low(const A& a, int) -> decltype(a.finite_low) { return a.finite_low; }
+template <class A> FM_INLINE auto finite_low(const A& a, int) -> decltype(a.finite_low) {
+  return a.finite_low;
+}
 template <class A> FM_INLINE auto finite_low(const A& a, long) {
   using T = decltype(a.low);
   return is_finite(a.low) ? next_up(a.low) : -Float<T>::max;
 }
-template <class A> FM_INLINE auto finite_high(const A& a, int) -> decltype(a.finite_high) { return a.finite_high; }
+template <class A> FM_INLINE auto finite_high(const A& a, int) -> decltype(a.finite_high) {
+  return a.finite_high;
+}
 template <class A> FM_INLINE auto finite_high(const A& a, long) {
   using T = decltype(a.high);
   return is_finite(a.high) ? -next_up(-a.high) : Float<T>::max;
 }
 
-template <class Map, class T>
-void clip(const void* x_, void* out_, std::size_t n, const ArgsBuffer& buffer) {
+template <class Map, class T> void clip(const void* x_, void* out_, std::size_t n, const ArgsBuffer& buffer) {
   const auto a = args_of<Map, T>(buffer);
   const T low = finite_low(a, 0), high = finite_high(a, 0);
   const T* x = static_cast<const T*>(x_);
@@ -110,11 +113,12 @@ void exact(const void* x, void* out, std::size_t n, const ArgsBuffer& buffer) {
 }
 
 template <class Map, class T> constexpr MapKernels map_kernels() {
-#define FM_OPS(kernel)                                                                           \
-  {kernel<Map, kForward, T>,       kernel<Map, kJacobian, T>,                                    \
-   kernel<Map, kLogAbsDet, T>,     kernel<Map, kLogAbsDetGrad, T>,                               \
-   kernel<Map, kInverse, T>,       kernel<Map, kInverseJacobian, T>,                             \
-   kernel<Map, kInverseLogAbsDet, T>, kernel<Map, kInverseLogAbsDetGrad, T>}
+#define FM_OPS(kernel)                                                                              \
+  {                                                                                                 \
+    kernel<Map, kForward, T>, kernel<Map, kJacobian, T>, kernel<Map, kLogAbsDet, T>,                \
+        kernel<Map, kLogAbsDetGrad, T>, kernel<Map, kInverse, T>, kernel<Map, kInverseJacobian, T>, \
+        kernel<Map, kInverseLogAbsDet, T>, kernel<Map, kInverseLogAbsDetGrad, T>                    \
+  }
   return {prepare<Map, T>,
           {all_valid<Map, T, true>, all_valid<Map, T, false>},
           {valid<Map, T, true>, valid<Map, T, false>},

@@ -17,8 +17,7 @@ void run_parts(std::size_t parts, std::size_t threads, void (*work)(const void* 
                const void* context);
 
 template <class Work> void for_each_part(std::size_t parts, std::size_t threads, const Work& work) {
-  run_parts(
-      parts, threads, [](const void* w, std::size_t i) { (*static_cast<const Work*>(w))(i); }, &work);
+  run_parts(parts, threads, [](const void* w, std::size_t i) { (*static_cast<const Work*>(w))(i); }, &work);
 }
 
 }  // namespace fastmap

@@ -5,6 +5,7 @@
 namespace fastmap::FM_ISA {
 
 struct Affine {
+  // clang-format off
   static constexpr MapInfo info{
       "affine",
       "Shift and scale: z = (theta - shift) / scale. A negative scale reverses the order.",
@@ -13,6 +14,7 @@ struct Affine {
       {"(t - shift)/scale", "1/scale", "-log(abs(scale))", "0", "shift + scale*z", "scale",
        "log(abs(scale))", "0"},
       {2, 4}, "sampled", 3, {{0, 1}, {0.7, 3}, {-2, -0.1}}};
+  // clang-format on
   static constexpr int cases = 1;
 
   template <class T> struct Args {
@@ -35,7 +37,9 @@ struct Affine {
     while (is_finite(forward<Path::exact>(sign * next_up(sign * t), a))) t = sign * next_up(sign * t);
     return t;
   }
-  template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>&) { return abs(t) <= Float<T>::large; }
+  template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>&) {
+    return abs(t) <= Float<T>::large;
+  }
   template <class T> FM_INLINE static bool usual_z(T z, const Args<T>&) { return is_finite(z); }
 
   // theta - shift is kept as a HiLo: rounding it first would cost another ULP.
@@ -59,9 +63,7 @@ struct Affine {
     return a.log_scale;
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T, const Args<T>&) { return 0; }
-  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T, const Args<T>&) {
-    return 0;
-  }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T, const Args<T>&) { return 0; }
 };
 
 }  // namespace fastmap::FM_ISA

@@ -5,6 +5,7 @@
 namespace fastmap::FM_ISA {
 
 struct Asinh {
+  // clang-format off
   static constexpr MapInfo info{
       "asinh",
       "z = asinh(theta / scale): linear within scale of zero, logarithmic beyond; for signed values.",
@@ -14,6 +15,7 @@ struct Asinh {
        "-t/(t*t + scale*scale)", "scale*sinh(z)", "scale*cosh(z)", "log(scale) + log(cosh(z))",
        "tanh(z)"},
       {2, 4}, "sampled", 3, {{1}, {0.02}, {3}}};
+  // clang-format on
   static constexpr int cases = 1;
 
   template <class T> struct Args {
@@ -22,8 +24,7 @@ struct Asinh {
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T scale = T(p[0]);
-    return {-Float<T>::inf, Float<T>::inf, scale,
-            host::round_to<T>(host::log({double(scale), 0}))};
+    return {-Float<T>::inf, Float<T>::inf, scale, host::round_to<T>(host::log({double(scale), 0}))};
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return (abs(t) <= Float<T>::large) & (abs(t / a.scale) <= Float<T>::large);
@@ -66,8 +67,7 @@ struct Asinh {
   }
   template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
     const T r = T(-0.5) * math::log<P>(norm2(t, a));
-    if constexpr (P == Path::exact)
-      return select(abs(t) > Float<T>::large, 0 - math::log<P>(abs(t)), r);
+    if constexpr (P == Path::exact) return select(abs(t) > Float<T>::large, 0 - math::log<P>(abs(t)), r);
     return r;
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {

@@ -5,6 +5,7 @@
 namespace fastmap::FM_ISA {
 
 struct Identity {
+  // clang-format off
   static constexpr MapInfo info{
       "identity",
       "The identity: z = theta.",
@@ -12,6 +13,7 @@ struct Identity {
       "-inf", "inf", "-inf", "inf",
       {"t", "1", "0", "0", "z", "1", "0", "0"},
       {0, 0}, "exact", 1, {{}}};
+  // clang-format on
   static constexpr int cases = 1;
 
   template <class T> struct Args {
@@ -28,9 +30,7 @@ struct Identity {
   template <Path P, class T> FM_INLINE static T log_abs_det(T, const Args<T>&) { return 0; }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T, const Args<T>&) { return 0; }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T, const Args<T>&) { return 0; }
-  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T, const Args<T>&) {
-    return 0;
-  }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T, const Args<T>&) { return 0; }
 };
 
 }  // namespace fastmap::FM_ISA

@@ -5,6 +5,7 @@
 namespace fastmap::FM_ISA {
 
 struct Interval {
+  // clang-format off
   static constexpr MapInfo info{
       "interval",
       "Logit on (low, high): z = log((theta - low) / (high - theta)).",
@@ -15,6 +16,7 @@ struct Interval {
        "low + (high - low)/(1 + exp(-z))", "(high - low)/((1 + exp(-z))*(1 + exp(z)))",
        "log(high - low) - log1p(exp(-z)) - log1p(exp(z))", "-tanh(z/2)"},
       {2, 4}, "sampled", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}};
+  // clang-format on
   static constexpr int cases = 2;  // 1: the bounds have a root of theta between them
 
   template <class T> using Args = bounded::Args<T>;
@@ -22,9 +24,7 @@ struct Interval {
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return bounded::usual_theta(t, a);
   }
-  template <class T> FM_INLINE static bool usual_z(T z, const Args<T>& a) {
-    return bounded::usual_y(z, a);
-  }
+  template <class T> FM_INLINE static bool usual_z(T z, const Args<T>& a) { return bounded::usual_y(z, a); }
 
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
     return math::log_ratio<P>(bounded::above(t, a), bounded::below(t, a));

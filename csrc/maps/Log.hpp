@@ -5,6 +5,7 @@
 namespace fastmap::FM_ISA {
 
 struct Log {
+  // clang-format off
   static constexpr MapInfo info{
       "log",
       "Logarithm of the distance from a lower bound: z = log(theta - low).",
@@ -13,6 +14,7 @@ struct Log {
       {"log(t - low)", "1/(t - low)", "-log(t - low)", "-1/(t - low)", "low + exp(z)", "exp(z)", "z",
        "1"},
       {2, 4}, "sampled", 4, {{0}, {1}, {-1}, {-0.001}}};
+  // clang-format on
   static constexpr int cases = 3;  // low == 0, low > 0, low < 0 (then theta has a root)
 
   template <class T> struct Args {
@@ -34,8 +36,7 @@ struct Log {
     return (t - a.low >= Float<T>::min_normal) & (t <= Float<T>::large);
   }
   template <class T> FM_INLINE static bool usual_z(T z, const Args<T>& a) {
-    return (z >= math::Constants<T>::exp_low + abs(a.root.hi)) &
-           (z <= a.usual_high);
+    return (z >= math::Constants<T>::exp_low + abs(a.root.hi)) & (z <= a.usual_high);
   }
 
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
@@ -55,9 +56,7 @@ struct Log {
     }
     return r;
   }
-  template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
-    return 1 / (t - a.low);
-  }
+  template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) { return 1 / (t - a.low); }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>&) {
     return math::exp<P>(z);
   }
@@ -68,9 +67,7 @@ struct Log {
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
     return -1 / (t - a.low);
   }
-  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T, const Args<T>&) {
-    return 1;
-  }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T, const Args<T>&) { return 1; }
 };
 
 }  // namespace fastmap::FM_ISA

@@ -5,6 +5,7 @@
 namespace fastmap::FM_ISA {
 
 struct OneMinusLog {
+  // clang-format off
   static constexpr MapInfo info{
       "one_minus_log",
       "For decays and betas near 1: z = -log(1 - theta), theta < 1. 0.9, 0.99, 0.999 are equally "
@@ -13,6 +14,7 @@ struct OneMinusLog {
       "-inf", "1", "-inf", "inf",
       {"-log1p(-t)", "1/(1 - t)", "-log1p(-t)", "1/(1 - t)", "-expm1(-z)", "exp(-z)", "-z", "-1"},
       {2, 4}, "sampled", 1, {{}}};
+  // clang-format on
   static constexpr int cases = 1;
 
   template <class T> struct Args {
@@ -31,9 +33,7 @@ struct OneMinusLog {
     if constexpr (P == Path::exact) return select(t == 0, t, r);
     return r;
   }
-  template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>&) {
-    return -math::expm1<P>(-z);
-  }
+  template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>&) { return -math::expm1<P>(-z); }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>&) { return 1 / (1 - t); }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>&) {
     return math::exp<P>(-z);
@@ -42,12 +42,8 @@ struct OneMinusLog {
     return forward<P>(t, a);
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>&) { return -z; }
-  template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>&) {
-    return 1 / (1 - t);
-  }
-  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T, const Args<T>&) {
-    return -1;
-  }
+  template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>&) { return 1 / (1 - t); }
+  template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T, const Args<T>&) { return -1; }
 };
 
 }  // namespace fastmap::FM_ISA

@@ -5,6 +5,7 @@
 namespace fastmap::FM_ISA {
 
 struct Softplus {
+  // clang-format off
   static constexpr MapInfo info{
       "softplus",
       "Inverse softplus: theta = low + log1p(exp(beta z)) / beta; near-linear far above the bound.",
@@ -15,6 +16,7 @@ struct Softplus {
        "low + log1p(exp(beta*z))/beta", "1/(1 + exp(-(beta*z)))", "-log1p(exp(-(beta*z)))",
        "beta/(1 + exp(beta*z))"},
       {2, 4}, "sampled", 4, {{1, 0}, {2.5, 0}, {0.3, 1}, {1, -1}}};
+  // clang-format on
   static constexpr int cases = 2;  // 1: low < 0, so that theta has a root
 
   template <class T> struct Args {

@@ -5,6 +5,7 @@
 namespace fastmap::FM_ISA {
 
 struct SymLog {
+  // clang-format off
   static constexpr MapInfo info{
       "symlog",
       "z = sign(theta) log1p(|theta| / scale): linear near zero, logarithmic beyond; for signed "
@@ -15,6 +16,7 @@ struct SymLog {
        "-sign(t)/(scale + abs(t))", "sign(z)*scale*expm1(abs(z))", "scale*exp(abs(z))",
        "log(scale) + abs(z)", "sign(z)"},
       {2, 4}, "sampled", 3, {{1}, {0.02}, {3}}};
+  // clang-format on
   static constexpr int cases = 1;
 
   template <class T> struct Args {
@@ -23,8 +25,7 @@ struct SymLog {
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T scale = T(p[0]);
-    return {-Float<T>::inf, Float<T>::inf, scale,
-            host::round_to<T>(host::log({double(scale), 0}))};
+    return {-Float<T>::inf, Float<T>::inf, scale, host::round_to<T>(host::log({double(scale), 0}))};
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return (abs(t) <= Float<T>::large) & (a.scale >= Float<T>::small) & (a.scale <= Float<T>::large) &
@@ -33,9 +34,7 @@ struct SymLog {
   template <class T> FM_INLINE static bool usual_z(T z, const Args<T>&) {
     return abs(z) <= math::Constants<T>::large_exponent;
   }
-  template <class T> FM_INLINE static HiLo<T> sum(T t, const Args<T>& a) {
-    return two_sum(a.scale, abs(t));
-  }
+  template <class T> FM_INLINE static HiLo<T> sum(T t, const Args<T>& a) { return two_sum(a.scale, abs(t)); }
 
   // log1p(|t| / scale) as the logarithm of the exact quotient (scale + |t|) / scale.
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {

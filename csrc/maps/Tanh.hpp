@@ -5,6 +5,7 @@
 namespace fastmap::FM_ISA {
 
 struct Tanh {
+  // clang-format off
   static constexpr MapInfo info{
       "tanh",
       "atanh on (low, high): theta = (low + high)/2 + (high - low)/2 tanh(z); half the logit.",
@@ -15,6 +16,7 @@ struct Tanh {
        "low + (high - low)/(1 + exp(-(2*z)))", "2*(high - low)/((1 + exp(-(2*z)))*(1 + exp(2*z)))",
        "log(2*(high - low)) - log1p(exp(-(2*z))) - log1p(exp(2*z))", "-(2*tanh(z))"},
       {2, 4}, "sampled", 4, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}}};
+  // clang-format on
   static constexpr int cases = 2;  // 1: the bounds have a root of theta between them
 
   template <class T> using Args = bounded::Args<T>;

@@ -8,21 +8,26 @@ namespace fastmap::FM_ISA::bounded {
 
 template <class T> struct Args {
   T low, high;
-  int which;          // 1: low < 0 < high, so that theta has a root inside
+  int which;  // 1: low < 0 < high, so that theta has a root inside
   HiLo<T> width;
   HiLo<T> log_width_2, log_width_4;  // log(w/2), log(w/4)
-  HiLo<T> root;         // y where theta == 0
-  T ratio, ratio_inv;   // -low / high and its reciprocal
+  HiLo<T> root;                      // y where theta == 0
+  T ratio, ratio_inv;                // -low / high and its reciprocal
 };
 
 template <class T> inline Args<T> prepare(const double* p) {
   const double low = double(T(p[0])), high = double(T(p[1]));
   // Halved, so that the width of an interval as wide as the format does not overflow.
   const HiLo<double> half = two_sum(high * 0.5, -low * 0.5);
-  Args<T> a{T(low), T(high), low < 0 && high > 0,
+  Args<T> a{T(low),
+            T(high),
+            low < 0 && high > 0,
             host::round_to<T>({2 * half.hi, 2 * half.lo}),
             host::round_to<T>(host::log(half)),
-            host::round_to<T>(host::log({0.5 * half.hi, 0.5 * half.lo})), {0, 0}, 1, 1};
+            host::round_to<T>(host::log({0.5 * half.hi, 0.5 * half.lo})),
+            {0, 0},
+            1,
+            1};
   if (a.which == 1) {
     a.root = host::round_to<T>(host::add(host::log({-low, 0}), negate(host::log({high, 0}))));
     const T most = Float<T>::max;
@@ -37,8 +42,7 @@ template <class T> FM_INLINE HiLo<T> below(T t, const Args<T>& a) { return two_s
 
 template <class T> FM_INLINE bool usual_theta(T t, const Args<T>& a) {
   const T p = t - a.low, q = a.high - t;
-  return (p > Float<T>::small) & (q > Float<T>::small) & (p < Float<T>::large) &
-         (q < Float<T>::large);
+  return (p > Float<T>::small) & (q > Float<T>::small) & (p < Float<T>::large) & (q < Float<T>::large);
 }
 template <class T> FM_INLINE bool usual_y(T y, const Args<T>& a) {
   return abs(y) <= -math::Constants<T>::exp_low - 2 - abs(a.root.hi);
@@ -66,8 +70,7 @@ template <Path P, class T> FM_INLINE T inverse(T y, const Args<T>& a) {
   const HiLo<T> q = divide(numerator, HiLo<T>{sum.hi, sum.lo + product.lo});
   const T r = q.hi + q.lo;
   if constexpr (P == Path::exact)
-    return select(abs(y) > math::Constants<T>::exp_range + abs(a.root.hi), select(y < 0, a.low, a.high),
-                  r);
+    return select(abs(y) > math::Constants<T>::exp_range + abs(a.root.hi), select(y < 0, a.low, a.high), r);
   return r;
 }
 
@@ -77,8 +80,7 @@ template <Path P, class T> FM_INLINE T log_slope(T t, const Args<T>& a, T factor
   const HiLo<T> pq = two_product(p.hi, q.hi);
   const T pq_lo = pq.lo + ((p.hi * q.lo + p.lo * q.hi) + p.lo * q.lo);
   const HiLo<T> w{factor * a.width.hi, factor * a.width.lo};
-  if constexpr (P == Path::fast)
-    return math::log<P>(divide(w, fast_two_sum(pq.hi, pq_lo)));
+  if constexpr (P == Path::fast) return math::log<P>(divide(w, fast_two_sum(pq.hi, pq_lo)));
   const bool plain = usual_theta(t, a);
   const T direct = math::log<P>(divide(w, fast_two_sum(pq.hi, pq_lo)));
   const HiLo<T> wq = divide(w, q);

@@ -55,9 +55,9 @@ FM_INLINE float log_tail(float f) {  // error 2^-28.1 of the logarithm
 }
 FM_INLINE double log_tail(double f) {  // error 2^-64.1 of the part in s
   const double s = f / (2 + f), w = s * s, half_square = 0.5 * f * f;
-  const double r = w * polynomial(w, 0x1.5555555555555p-1, 0x1.9999999999d59p-2,
-                                  0x1.249249242ee1bp-2, 0x1.c71c725c5ee56p-3, 0x1.745cdb7521fa2p-3,
-                                  0x1.3b215933c2fbfp-3, 0x1.0f4a1544c36d8p-3, 0x1.1023b86d5b2fdp-3);
+  const double r = w * polynomial(w, 0x1.5555555555555p-1, 0x1.9999999999d59p-2, 0x1.249249242ee1bp-2,
+                                  0x1.c71c725c5ee56p-3, 0x1.745cdb7521fa2p-3, 0x1.3b215933c2fbfp-3,
+                                  0x1.0f4a1544c36d8p-3, 0x1.1023b86d5b2fdp-3);
   return s * (half_square + r) - half_square;
 }
 
@@ -112,14 +112,14 @@ template <Path P, class T> FM_INLINE HiLo<T> log_ratio_parts(HiLo<T> a, HiLo<T> 
   if constexpr (P == Path::fast) return log_parts<P>(divide(a, b));
   using F = Float<T>;
   constexpr T up = F::large, down = F::small;  // up * down == 1
-  const bool a_big = a.hi > up, a_small = a.hi < down, b_big = b.hi > up, b_small = b.hi < down;
+  const bool a_big = a.hi > up, a_small = a.hi < down;
+  const bool b_big = b.hi > up, b_small = b.hi < down;
   const T fa = select(a_big, down, select(a_small, up, T(1)));
   const T fb = select(b_big, down, select(b_small, up, T(1)));
   // Twice: the smallest subnormal needs it.
   const T ga = select(a.hi * fa < down, up, select(a.hi * fa > up, down, T(1)));
   const T gb = select(b.hi * fb < down, up, select(b.hi * fb > up, down, T(1)));
-  const HiLo<T> q = divide(HiLo<T>{a.hi * fa * ga, a.lo * fa * ga},
-                           HiLo<T>{b.hi * fb * gb, b.lo * fb * gb});
+  const HiLo<T> q = divide(HiLo<T>{a.hi * fa * ga, a.lo * fa * ga}, HiLo<T>{b.hi * fb * gb, b.lo * fb * gb});
   const HiLo<T> r = log_parts<P>(q);
   constexpr T e = T(sizeof(T) == 4 ? 60 : 500);  // log2(large)
   const T steps = select(fa == up, T(-1), select(fa == down, T(1), T(0))) +
@@ -231,14 +231,12 @@ template <Path P, class T> FM_INLINE T log1p(T x) {
 // log(1 + e^x) = max(x, 0) + log1p(e^-|x|). Fast: |x.hi| <= -exp_low.
 template <Path P, class T> FM_INLINE HiLo<T> softplus_parts(HiLo<T> x) {
   const bool positive = x.hi > 0;
-  const HiLo<T> r =
-      log_parts<P>(two_sum(T(1), exp<P>(HiLo<T>{select(positive, -x.hi, x.hi),
-                                                 select(positive, -x.lo, x.lo)})));
+  const HiLo<T> r = log_parts<P>(
+      two_sum(T(1), exp<P>(HiLo<T>{select(positive, -x.hi, x.hi), select(positive, -x.lo, x.lo)})));
   // x > 0: |x| and the logarithm (at most ln 2) may come in either order of size.
   const HiLo<T> sum = two_sum(x.hi, r.hi);
   HiLo<T> v = select(positive, HiLo<T>{sum.hi, sum.lo + (x.lo + r.lo)}, r);
-  if constexpr (P == Path::exact)
-    v = select(is_finite(x.hi), v, HiLo<T>{select(x.hi < 0, T(0), x.hi), T(0)});
+  if constexpr (P == Path::exact) v = select(is_finite(x.hi), v, HiLo<T>{select(x.hi < 0, T(0), x.hi), T(0)});
   return v;
 }
 
@@ -334,8 +332,7 @@ template <Path P, class T> FM_INLINE HiLo<T> log_sech2_parts(T x) {
   const HiLo<T> square = two_product(t.tanh, t.tanh);
   const HiLo<T> one_minus = two_sum(T(1), -square.hi);
   const HiLo<T> one_plus = two_sum(T(1), t.decay);
-  const HiLo<T> r = log_parts<P>(
-      select(near, HiLo<T>{one_minus.hi, one_minus.lo - square.lo}, one_plus));
+  const HiLo<T> r = log_parts<P>(select(near, HiLo<T>{one_minus.hi, one_minus.lo - square.lo}, one_plus));
   const HiLo<T> d = two_sum(Constants<T>::ln2, -a);
   const HiLo<T> s = two_sum(d.hi, -r.hi);
   HiLo<T> v = select(near, r, HiLo<T>{2 * s.hi, 2 * (s.lo + (d.lo + (Constants<T>::ln2_rest - r.lo)))});

@@ -45,8 +45,7 @@ template <> struct Float<double> {
   using SignedBits = std::int64_t;
   static constexpr int mantissa_bits = 52;
   static constexpr Bits bias = 1023, sign = 0x8000000000000000u, quiet_nan = 0x7ff8000000000000u;
-  static constexpr double inf = __builtin_inf(), max = 0x1.fffffffffffffp1023,
-                          min_normal = 0x1p-1022;
+  static constexpr double inf = __builtin_inf(), max = 0x1.fffffffffffffp1023, min_normal = 0x1p-1022;
   static constexpr double small = 0x1p-500, large = 0x1p500;
 };
 

@@ -32,8 +32,8 @@ int main() {
                       std::fabs(std::log(std::fabs(inverse_slope)) - log_slope) <= 1e-12;
       ok ? ++passed : ++failed;
       if (!ok)
-        std::printf("%s example %d: z=%.17g theta=%.17g back=%.17g J=%g 1/J=%g log=%g\n", M::info.name,
-                    e, z, t, back, slope, inverse_slope, log_slope);
+        std::printf("%s example %d: z=%.17g theta=%.17g back=%.17g J=%g 1/J=%g log=%g\n", M::info.name, e, z,
+                    t, back, slope, inverse_slope, log_slope);
     }
   }
   std::printf("%s: %d passed, %d failed\n", M::info.name, passed, failed);
