@@ -1,0 +1,25 @@
+"""Every Python example of the README runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_example(code: str) -> None:
+    exec(compile(code, "README.md", "exec"), {"__name__": "example"})
+
+
+def test_the_map_table_is_the_catalog() -> None:
+    from fastmap.maps import CLASSES
+
+    table = TEXT[TEXT.index("| map |") :]
+    for cls in CLASSES:
+        signature = ", ".join(p["name"] for p in cls.entry["params"])
+        assert f"`{cls.__name__}({signature})`" in table
