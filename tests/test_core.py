@@ -81,10 +81,11 @@ def test_accuracy(op, m, params, dtype):
     bound = 2 if op in ("forward", "inverse") else 4
     worst = (0.0, 0.0)
     with mpmath.workprec(2400):
-        names = {f: getattr(mpmath, f) for f in
-                 ("log", "log1p", "exp", "expm1", "sqrt", "sign", "sinh", "cosh", "tanh", "asinh")}
-        names |= {"abs": abs} | {p["name"]: mpmath.mpf(v)
-                                 for p, v in zip(m["params"], params, strict=True)}
+        names = {
+            f: getattr(mpmath, f)
+            for f in ("log", "log1p", "exp", "expm1", "sqrt", "sign", "sinh", "cosh", "tanh", "asinh")
+        }
+        names |= {"abs": abs} | {p["name"]: mpmath.mpf(v) for p, v in zip(m["params"], params, strict=True)}
         code = compile(m["formulas"][op], op, "eval")
         tiny = mpmath.mpf(float(np.finfo(dtype).smallest_subnormal))
         digits = np.finfo(dtype).nmant
@@ -147,8 +148,9 @@ def test_fast_and_exact_path_give_the_same_bits(op, m, params, dtype):
     x = sample(op, m, effective(m, params, dtype), dtype, 4000, np.random.default_rng(3))
     one_by_one = np.concatenate([run(op, m, params, x[i : i + 1])[0] for i in range(x.size)])
     odd = np.concatenate([x, np.full(1, np.nan, dtype)])  # one NaN: every block is redone exactly
-    exact = np.concatenate([run(op, m, params, np.r_[x[i : i + 500], odd[-1:]])[0][:-1]
-                            for i in range(0, x.size, 500)])
+    exact = np.concatenate(
+        [run(op, m, params, np.r_[x[i : i + 500], odd[-1:]])[0][:-1] for i in range(0, x.size, 500)]
+    )
     assert one_by_one.tobytes() == exact.tobytes()
 
 

@@ -165,8 +165,6 @@ class Space(Mapping[str, Param]):
     """Named parameters, in order.
 
     ``Space(lr=Param(1e-6, 1, map="log"), w=Param(shape=(10, 3)))`` or ``Space({"lr": ...})``.
-    As the `map` of `forward` and `inverse` over one flat buffer it applies each parameter's map to its
-    slice.
     """
 
     def __init__(self, params: Mapping[str, Param] | None = None, /, **named: Param) -> None:
