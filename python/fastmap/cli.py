@@ -1,0 +1,198 @@
+"""The command line: ``fastmap tune``, ``maps``, ``info``, ``bench``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import fastmap as fm
+from fastmap.recipes import NAMES
+
+USER_ERROR = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments end with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status: 0, or 2 after a user error.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; default: those of the process.
+    """
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line; its exit status."""
+    if argv[:1] == ["bench"]:  # its own options, --help too
+        return _bench(argv[1:])
+    args = _parser().parse_args(argv)
+    if "command" not in args:
+        _parser().print_help()
+        return 0
+    try:
+        args.command(args)
+    except (ImportError, OSError, ValueError) as error:
+        kind = "DomainError: " if isinstance(error, fm.DomainError) else ""
+        print(f"fastmap {argv[0]}: error: {kind}{error}".splitlines()[0], file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("fastmap: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fastmap", description="Search a parameter space that is easier to search.")
+    parser.add_argument("--version", action="version", version=f"fastmap {fm.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    tune = commands.add_parser("tune", help="tune a torch model on data that scikit-learn ships")
+    tune.add_argument("recipe", nargs="?", default=NAMES[0], choices=NAMES, help="default: %(default)s")
+    tune.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="the first seed (0)")
+    tune.add_argument("--seeds", type=_at_least(1), metavar="K", help="how many seeds and splits")
+    tune.add_argument(
+        "--trials", type=_at_least(1), metavar="N", help="hyperparameter evaluations per arm and split"
+    )
+    tune.add_argument("--epochs", type=_at_least(1), metavar="N", help="of one such evaluation")
+    tune.add_argument("--steps", type=_at_least(1), metavar="N", help="gradient steps of one weight search")
+    tune.add_argument("--map", default="symlog", metavar="NAME", help="of the signed weights (symlog)")
+    tune.add_argument("--method", choices=("auto", "tpe", "random"), default="auto", help="auto is tpe")
+    tune.add_argument("--out", type=Path, metavar="DIR", help="write result.json, trials.csv and pictures")
+    tune.add_argument("--quiet", action="store_true", help="only the tables")
+    tune.set_defaults(command=_tune)
+
+    maps = commands.add_parser("maps", help="the catalog of maps")
+    shape = maps.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="all of the catalog")
+    shape.add_argument("--stubs", action="store_true", help="the text of maps.pyi")
+    maps.set_defaults(command=_maps)
+
+    info = commands.add_parser("info", help="versions, instruction set, threads, frameworks")
+    info.add_argument("--json", action="store_true")
+    info.set_defaults(command=_info)
+
+    commands.add_parser("bench", help="benchmarks; see fastmap bench --help")
+    return parser
+
+
+def _at_least(low: int) -> Any:
+    def integer(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected an integer, got {text!r}") from None
+        if value < low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {value}")
+        return value
+
+    return integer
+
+
+def _tune(args: argparse.Namespace) -> None:
+    fm.Map.from_json({"map": args.map})  # refused before the heavy imports
+    _require("torch", "optuna", "sklearn", "tqdm", *(["matplotlib"] if args.out else []))
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+    from fastmap.recipes._arms import Budget
+    from fastmap.recipes._run import recipe_named, tune
+
+    recipe = recipe_named(args.recipe)
+    budget = Budget(
+        seed=args.seed,
+        seeds=args.seeds or recipe.seeds,
+        trials=args.trials or recipe.trials,
+        epochs=args.epochs or recipe.epochs,
+        steps=args.steps or recipe.steps,
+        method="tpe" if args.method == "auto" else args.method,
+        map=args.map,
+    )
+    tune(recipe, budget, out=args.out, quiet=args.quiet)
+
+
+def _require(*modules: str) -> None:
+    """One clear error for all that is missing."""
+    from importlib.util import find_spec
+
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ImportError(f"{', '.join(missing)} needed for this: pip install 'fastmap[demo]'")
+
+
+def _maps(args: argparse.Namespace) -> None:
+    from fastmap import maps
+
+    if args.stubs:
+        print(maps.stubs(), end="")
+    elif args.json:
+        print(json.dumps(fm.catalog(), indent=1))
+    else:
+        print(_catalog_table())
+
+
+def _catalog_table() -> str:
+    header = ("name", "class", "domain", "z = f(t), t is theta", "t = inverse of f", "ULP", "derivatives")
+    rows = [header]
+    for entry in fm.catalog():
+        params = ", ".join(f"{p['name']}={p['default']:g}" for p in entry["params"])
+        value_ulp, derivative_ulp = entry["ulp"]
+        rows.append(
+            (
+                entry["name"],
+                f"{entry['class_name']}({params})",
+                f"({', '.join(entry['domain'])})",
+                entry["formulas"]["forward"],
+                entry["formulas"]["inverse"],
+                f"{value_ulp:g}",
+                f"{derivative_ulp:g}",
+            )
+        )
+    return _columns(rows)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _info(args: argparse.Namespace) -> None:
+    info = fm.info()
+    if args.json:
+        print(json.dumps(info, indent=1))
+        return
+    for key, value in info.items():
+        if isinstance(value, dict):
+            text = ", ".join(f"{name} {version}" for name, version in value.items())
+        elif isinstance(value, list | tuple):
+            text = ", ".join(map(str, value))
+        else:
+            text = str(value)
+        print(f"{key:12}{text}")
+
+
+def _bench(argv: Sequence[str]) -> int:
+    try:
+        bench = importlib.import_module("fastmap.bench")
+    except ImportError as error:
+        print(f"fastmap bench: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    return int(bench.main(list(argv)) or 0)
+
+
+if __name__ == "__main__":
+    main()

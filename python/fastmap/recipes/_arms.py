@@ -1,0 +1,429 @@
+"""What the recipes share: splits, training, and the arms that are compared at equal budget.
+
+Every arm sees the same splits, initial weights, shuffles, sampler seeds and number of evaluations. The
+search sees the training and validation parts only; the test part is scored once, at each arm's best point.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrize
+
+import fastmap as fm
+from fastmap.search import _need, _quiet
+
+Theta = dict[str, Any]
+Weights = dict[str, Tensor]
+Tick = Callable[[str], None]
+
+HYPERPARAMETER_ARMS = ("raw", "tuner's own", "fastmap")
+WEIGHT_ARMS = ("raw", "torch's own", "fastmap")
+LEARNING_RATES = (0.002, 0.004, 0.008, 0.016, 0.032)
+# Then two more around the best of the grid: the good rates of the mapped arms form a narrow valley, and
+# a grid alone would compare how well its points happen to hit the valleys.
+REFINEMENT = (2**-0.5, 2**0.5)
+RATES_PER_ARM = len(LEARNING_RATES) + len(REFINEMENT)
+DEFAULTS = {"lr": 1e-3, "weight_decay": 0.0, "momentum": 0.9, "dropout": 0.0}  # torch.optim.Adam's own
+_SMALLEST_GAIN = 1e-6  # where the raw arm clamps positive parameters
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model, its data, its search space and the default budget."""
+
+    name: str
+    title: str
+    load: Callable[[], tuple[Any, Any]]
+    model: Callable[[float], nn.Module]  # of the dropout rate
+    log_loss: Callable[[Tensor, Tensor], Tensor]
+    predict: Callable[[Tensor], Tensor]
+    optimizer: Callable[[Any, Theta], torch.optim.Optimizer]
+    space: fm.Space  # of the hyperparameters: lr, weight_decay, momentum, dropout
+    seeds: int
+    trials: int
+    epochs: int  # of one hyperparameter evaluation
+    batch: int
+    steps: int  # of one search of the weights
+    rows: int | None = None  # how many training rows the search of the weights takes; None: all
+    positive: tuple[str, ...] = ()  # names of the weights that must stay positive
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to spend, and how."""
+
+    seed: int
+    seeds: int
+    trials: int
+    epochs: int
+    steps: int
+    method: str  # "tpe" or "random"
+    map: str  # of the signed weights
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs and labels of the three parts; `search_rows` are those of the search of the weights."""
+
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    rows: int | None
+
+    @property
+    def search_rows(self) -> tuple[Tensor, Tensor]:
+        inputs, labels = self.train
+        return inputs[: self.rows], labels[: self.rows]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm on one seed."""
+
+    part: str  # "before", "hyperparameters" or "weights"
+    arm: str
+    seed: int
+    validation_log_loss: float
+    test_log_loss: float
+    test_accuracy: float
+    seconds: float = 0.0
+    best: Theta = field(default_factory=dict)
+    records: list[fm.Record] = field(default_factory=list, repr=False)
+
+    @property
+    def failures(self) -> int:
+        """Evaluations without a finite loss."""
+        return sum(record.state == "FAIL" for record in self.records)
+
+
+def split(recipe: Recipe, seed: int) -> Split:
+    """Stratified 60/20/20, standardised by the mean and deviation of the training part."""
+    from sklearn.model_selection import train_test_split
+
+    inputs, labels = recipe.load()
+    train_x, rest_x, train_y, rest_y = train_test_split(
+        inputs, labels, test_size=0.4, stratify=labels, random_state=seed
+    )
+    validation_x, test_x, validation_y, test_y = train_test_split(
+        rest_x, rest_y, test_size=0.5, stratify=rest_y, random_state=seed
+    )
+    mean, deviation = train_x.mean(0), train_x.std(0)
+    deviation[deviation == 0] = 1.0
+
+    def part(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+        scaled = (x - mean) / deviation
+        return torch.from_numpy(scaled.astype(np.float32)), torch.from_numpy(y.astype(np.int64))
+
+    return Split(part(train_x, train_y), part(validation_x, validation_y), part(test_x, test_y), recipe.rows)
+
+
+def initial_model(recipe: Recipe, seed: int, dropout: float = 0.0) -> nn.Module:
+    """The untrained model; the same weights for every dropout rate and arm."""
+    torch.manual_seed(seed)
+    return recipe.model(dropout)
+
+
+def train(recipe: Recipe, data: Split, theta: Theta, seed: int, epochs: int) -> nn.Module:
+    """The usual loop over shuffled batches."""
+    model = initial_model(recipe, seed, theta["dropout"])
+    optimizer = recipe.optimizer(model.parameters(), theta)
+    inputs, labels = data.train
+    for _ in range(epochs):
+        for rows in torch.randperm(len(inputs)).split(recipe.batch):
+            optimizer.zero_grad()
+            recipe.log_loss(model(inputs[rows]), labels[rows]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def score(recipe: Recipe, model: nn.Module, part: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """(log-loss, accuracy)."""
+    inputs, labels = part
+    output = model.eval()(inputs)
+    hits = recipe.predict(output) == labels
+    return float(recipe.log_loss(output, labels)), float(hits.double().mean())
+
+
+def scored_run(recipe: Recipe, data: Split, model: nn.Module, **fields: Any) -> Run:
+    """A `Run` with the scores of this model."""
+    validation, _ = score(recipe, model, data.validation)
+    log_loss, accuracy = score(recipe, model, data.test)
+    return Run(validation_log_loss=validation, test_log_loss=log_loss, test_accuracy=accuracy, **fields)
+
+
+def before(recipe: Recipe, data: Split, seed: int, epochs: int) -> list[Run]:
+    """The untrained model, and the model trained with torch's defaults for Adam."""
+    untrained = scored_run(
+        recipe, data, initial_model(recipe, seed), part="before", arm="untrained", seed=seed
+    )
+    start = time.perf_counter()
+    model = train(_with_adam(recipe), data, DEFAULTS, seed, epochs)
+    seconds = time.perf_counter() - start
+    default = scored_run(
+        recipe,
+        data,
+        model,
+        part="before",
+        arm="default",
+        seed=seed,
+        seconds=seconds,
+        best=DEFAULTS,
+        records=[fm.Record(0, DEFAULTS, DEFAULTS, score(recipe, model, data.validation)[0], "COMPLETE")],
+    )
+    return [untrained, default]
+
+
+def _with_adam(recipe: Recipe) -> Recipe:
+    return replace(recipe, optimizer=lambda parameters, theta: torch.optim.Adam(parameters, lr=theta["lr"]))
+
+
+# --- hyperparameters: black-box search -------------------------------------------------------------------
+
+
+def tune_hyperparameters(recipe: Recipe, data: Split, seed: int, budget: Budget, tick: Tick) -> Iterator[Run]:
+    """One run per arm; the objective is the validation log-loss."""
+    for arm in HYPERPARAMETER_ARMS:
+        start = time.perf_counter()
+
+        def objective(theta: Theta, arm: str = arm) -> float:
+            tick(f"hyperparameters, {arm}")
+            model = train(recipe, data, theta, seed, budget.epochs)
+            return score(recipe, model, data.validation)[0]
+
+        if arm == "fastmap":
+            result = fm.minimize(
+                objective, recipe.space, method=budget.method, budget=budget.trials, seed=seed
+            )
+            best, records = result.best, result.history
+        else:
+            best, records = _optuna(objective, recipe.space, arm == "tuner's own", budget, seed)
+        seconds = time.perf_counter() - start
+        yield scored_run(
+            recipe,
+            data,
+            train(recipe, data, best, seed, budget.epochs),
+            part="hyperparameters",
+            arm=arm,
+            seed=seed,
+            seconds=seconds,
+            best=best,
+            records=records,
+        )
+
+
+def _optuna(
+    objective: Callable[[Theta], float], space: fm.Space, own_log: bool, budget: Budget, seed: int
+) -> tuple[Theta, list[fm.Record]]:
+    """Optuna by itself, in the same box: linear, or with log=True where fastmap takes `Log`."""
+    optuna = _need("optuna", "search")
+    samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+    with _quiet(optuna):
+        study = optuna.create_study(sampler=samplers[budget.method](seed=seed))
+    logs = [name for name, param in space.items() if own_log and param.map == fm.Log()]
+    boxes = {
+        name: optuna.distributions.FloatDistribution(*param.box, log=name in logs)
+        for name, param in space.items()
+    }
+    records = []
+    for number in range(budget.trials):
+        trial = study.ask(boxes)
+        theta = dict(trial.params)
+        loss = objective(theta)
+        state = "COMPLETE" if math.isfinite(loss) else "FAIL"
+        study.tell(trial, loss if state == "COMPLETE" else None, optuna.trial.TrialState[state])
+        z = {name: math.log(value) if name in logs else value for name, value in theta.items()}
+        records.append(fm.Record(number, theta, z, loss, state))
+    if not any(record.state == "COMPLETE" for record in records):
+        raise ValueError(f"objective: none of {budget.trials} evaluations gave a finite loss")
+    return dict(study.best_params), records
+
+
+# --- weights: gradient search ----------------------------------------------------------------------------
+
+
+def weight_maps(recipe: Recipe, model: nn.Module, map: str) -> dict[str, fm.Map]:
+    """`map` for every signed tensor, its scale (if it has one) from the tensor; `Log` for positive ones."""
+    return {
+        name: fm.Log() if name in recipe.positive else scaled_map(map, weight)
+        for name, weight in model.named_parameters()
+    }
+
+
+def scaled_map(map: str, weight: Tensor) -> fm.Map:
+    """The map of that name; its scale, if it has one, is the standard deviation of the tensor."""
+    kind = type(fm.Map.from_json({"map": map}))
+    if "scale" not in {param["name"] for param in kind.entry["params"]}:
+        return kind()
+    deviation = float(weight.detach().std(correction=0))
+    scale = deviation or float(weight.detach().abs().max()) or 1.0  # one value has no deviation
+    return kind(scale=float(f"{scale:.3g}"))
+
+
+def search_weights(recipe: Recipe, data: Split, seed: int, budget: Budget, tick: Tick) -> Iterator[Run]:
+    """One run per arm: full-batch Adam, its learning rate by the validation log-loss."""
+    maps = weight_maps(recipe, initial_model(recipe, seed), budget.map)
+    inputs, labels = data.search_rows
+    descents = {"raw": _descend_raw, "torch's own": _descend_torch, "fastmap": _descend_fastmap}
+    for arm in WEIGHT_ARMS:
+        start = time.perf_counter()
+        best: tuple[float, float, nn.Module] | None = None
+        records: list[fm.Record] = []
+        for number in range(RATES_PER_ARM):
+            lr = _learning_rate(number, records)
+            tick(f"weights, {arm}")
+            model = initial_model(recipe, seed)
+
+            def loss(output: Tensor) -> Tensor:
+                return recipe.log_loss(output, labels)
+
+            weights = descents[arm](recipe, model, maps, inputs, loss, lr, budget.steps)
+            found = initial_model(recipe, seed)
+            found.load_state_dict(weights)
+            validation, _ = score(recipe, found, data.validation)
+            state = "COMPLETE" if math.isfinite(validation) else "FAIL"
+            records.append(fm.Record(number, {"lr": lr}, {"lr": lr}, validation, state))
+            if state == "COMPLETE" and (best is None or validation < best[0]):
+                best = validation, lr, found
+        seconds = time.perf_counter() - start
+        if best is None:
+            raise ValueError(f"weights: no learning rate gave a finite loss in the arm {arm!r}")
+        yield scored_run(
+            recipe,
+            data,
+            best[2],
+            part="weights",
+            arm=arm,
+            seed=seed,
+            seconds=seconds,
+            best={"lr": best[1]},
+            records=records,
+        )
+
+
+def _learning_rate(number: int, records: list[fm.Record]) -> float:
+    """The next one to try: the grid, then the points between its best one and the neighbours."""
+    if number < len(LEARNING_RATES):
+        return LEARNING_RATES[number]
+    grid = [record for record in records[: len(LEARNING_RATES)] if record.state == "COMPLETE"]
+    best = min(grid, key=lambda record: record.loss, default=records[0])
+    return float(best.theta["lr"]) * REFINEMENT[number - len(LEARNING_RATES)]
+
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def _descend_fastmap(
+    recipe: Recipe,
+    model: nn.Module,
+    maps: dict[str, fm.Map],
+    inputs: Tensor,
+    loss: Loss,
+    lr: float,
+    steps: int,
+) -> Weights:
+    """The five steps: maps, z = f(theta), J(z), Adam on z, and the best theta back."""
+    start = {name: weight.detach() for name, weight in model.named_parameters()}
+    space = fm.Space(
+        {name: fm.Param(shape=tuple(w.shape), map=maps[name], dtype="float32") for name, w in start.items()}
+    )
+    result = fm.minimize(
+        lambda theta: loss(functional_call(model, theta, (inputs,))),
+        space,
+        method="adam",
+        budget=steps,
+        lr=lr,
+        init=start,
+    )
+    return result.best
+
+
+def _descend_raw(
+    recipe: Recipe,
+    model: nn.Module,
+    maps: dict[str, fm.Map],
+    inputs: Tensor,
+    loss: Loss,
+    lr: float,
+    steps: int,
+) -> Weights:
+    """Adam on theta; positive weights are clamped after each step."""
+    positive = [weight for name, weight in model.named_parameters() if name in recipe.positive]
+
+    def clamp() -> None:
+        for weight in positive:
+            weight.data.clamp_(min=_SMALLEST_GAIN)
+
+    def theta() -> Weights:
+        return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+    return _adam(model, inputs, loss, lr, steps, clamp, theta)
+
+
+def _descend_torch(
+    recipe: Recipe,
+    model: nn.Module,
+    maps: dict[str, fm.Map],
+    inputs: Tensor,
+    loss: Loss,
+    lr: float,
+    steps: int,
+) -> Weights:
+    """torch's own way: the same formulas as parametrizations made of torch operations."""
+    owners = {name: (model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in maps}
+    for name, (module, attribute) in owners.items():
+        parametrize.register_parametrization(module, attribute, _TorchMap(maps[name]))
+
+    def theta() -> Weights:
+        return {name: getattr(module, attribute).detach() for name, (module, attribute) in owners.items()}
+
+    return _adam(model, inputs, loss, lr, steps, lambda: None, theta)
+
+
+class _TorchMap(nn.Module):
+    """The catalog's formulas of a map, evaluated by torch."""
+
+    def __init__(self, map: fm.Map) -> None:
+        super().__init__()
+        self.formulas = map.entry["formulas"]
+        self.names = {**vars(torch), **map.params}
+
+    def forward(self, z: Tensor) -> Any:
+        return eval(self.formulas["inverse"], self.names, {"z": z})
+
+    def right_inverse(self, theta: Tensor) -> Any:
+        return eval(self.formulas["forward"], self.names, {"t": theta})
+
+
+def _adam(
+    model: nn.Module,
+    inputs: Tensor,
+    loss: Loss,
+    lr: float,
+    steps: int,
+    after_step: Callable[[], None],
+    theta: Callable[[], Weights],
+) -> Weights:
+    """The loop of `fm.minimize` without a map: the weights with the lowest training loss on the way."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    lowest, best = math.inf, theta()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        value = loss(model(inputs))
+        if not math.isfinite(float(value.detach())):
+            break
+        if float(value.detach()) < lowest:
+            lowest, best = float(value.detach()), theta()
+        value.backward()
+        optimizer.step()
+        after_step()
+    return best

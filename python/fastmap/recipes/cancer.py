@@ -1,0 +1,66 @@
+"""Dense(10, relu) -> Dense(1, sigmoid) on the breast-cancer data: 569 samples, 30 features, 2 classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastmap as fm
+from fastmap.recipes._arms import Recipe
+
+
+def load() -> tuple[Any, Any]:
+    """Features and labels."""
+    from sklearn.datasets import load_breast_cancer
+
+    return load_breast_cancer(return_X_y=True)
+
+
+def model(dropout: float) -> nn.Module:
+    """The model of the textbook example; its sigmoid is part of the loss."""
+    return nn.Sequential(nn.Linear(30, 10), nn.ReLU(), nn.Dropout(dropout), nn.Linear(10, 1))
+
+
+def log_loss(output: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy."""
+    return nn.functional.binary_cross_entropy_with_logits(output[:, 0], labels.to(output.dtype))
+
+
+def predict(output: Tensor) -> Tensor:
+    """Labels."""
+    return (output[:, 0] > 0).long()
+
+
+def optimizer(parameters: Any, theta: dict[str, Any]) -> torch.optim.Optimizer:
+    """AdamW; its first beta is the momentum."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=theta["lr"],
+        betas=(theta["momentum"], 0.999),
+        weight_decay=theta["weight_decay"],
+        fused=True,
+    )
+
+
+RECIPE = Recipe(
+    name="cancer",
+    title="breast cancer (scikit-learn), Dense(10, relu) -> Dense(1, sigmoid), AdamW",
+    load=load,
+    model=model,
+    log_loss=log_loss,
+    predict=predict,
+    optimizer=optimizer,
+    space=fm.Space(
+        lr=fm.Param(1e-5, 1.0, map="log"),
+        weight_decay=fm.Param(1e-6, 1.0, map="log"),
+        momentum=fm.Param(0.0, 0.99, map="one_minus_log"),  # averages over at most 1/(1 - 0.99) = 100 steps
+        dropout=fm.Param(0.0, 0.5),
+    ),
+    seeds=6,
+    trials=25,
+    epochs=8,
+    batch=32,
+    steps=100,
+)

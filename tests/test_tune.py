@@ -1,0 +1,227 @@
+"""`fastmap tune` end to end with small budgets, and the rest of the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+import fastmap as fm
+from fastmap import cli, maps
+
+SMALL = ["--seeds", "2", "--trials", "3", "--epochs", "1", "--steps", "3", "--quiet"]
+PICTURES = ("loss_by_trial.png", "loss_over_theta_and_z.png", "weights_by_learning_rate.png")
+ARMS = {
+    "before": {"untrained", "default"},
+    "hyperparameters": {"raw", "tuner's own", "fastmap"},
+    "weights": {"raw", "torch's own", "fastmap"},
+}
+
+needs_demo = pytest.mark.usefixtures("demo")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    for module in ("torch", "optuna", "sklearn", "tqdm", "matplotlib"):
+        pytest.importorskip(module)
+
+
+def tune(*args, out=None):
+    return cli.run(["tune", *args, *SMALL, *([] if out is None else ["--out", str(out)])])
+
+
+@pytest.fixture(scope="module", params=["cancer", "digits"])
+def tuned(demo, request, tmp_path_factory):
+    out = tmp_path_factory.mktemp(request.param) / "new"
+    assert tune(request.param, "--seed", "3", out=out) == 0
+    return out, json.loads((out / "result.json").read_text())
+
+
+def test_tune_writes_what_it_promises(tuned):
+    out, result = tuned
+    assert {path.name for path in out.iterdir()} == {"result.json", "trials.csv", *PICTURES}
+    for picture in PICTURES:
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    assert result["budget"]["seed"] == 3
+    assert set(result["versions"]) == {"fastmap", "numpy", "torch", "optuna", "scikit-learn"}
+    assert fm.Space.from_json(result["space"])["lr"].map == fm.Log()
+    for part, arms in ARMS.items():
+        assert {run["arm"] for run in result["runs"] if run["part"] == part} == arms
+    assert {run["seed"] for run in result["runs"]} == {3, 4}
+    assert len(result["comparisons"]) == 4
+    for comparison in result["comparisons"]:
+        assert comparison["low"] <= comparison["mean"] <= comparison["high"]
+
+
+def test_arms_spend_the_same(tuned):
+    _, result = tuned
+    for part in ("hyperparameters", "weights"):
+        assert len({run["evaluations"] for run in result["runs"] if run["part"] == part}) == 1
+    assert {run["evaluations"] for run in result["runs"] if run["part"] == "hyperparameters"} == {3}
+
+
+def test_best_is_the_best_trial_and_trials_hold_both_spaces(tuned):
+    out, result = tuned
+    with (out / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for run in result["runs"]:
+        if run["part"] == "before":
+            continue
+        own = [
+            r for r in rows if (r["part"], r["arm"], r["seed"]) == (run["part"], run["arm"], str(run["seed"]))
+        ]
+        assert len(own) == run["evaluations"]
+        best = min((r for r in own if r["state"] == "COMPLETE"), key=lambda r: float(r["loss"]))
+        assert float(best["loss"]) == run["validation_log_loss"]
+        assert {name: float(best[f"theta:{name}"]) for name in run["best"]} == run["best"]
+        if (run["part"], run["arm"]) == ("hyperparameters", "fastmap"):
+            assert float(best["z:lr"]) == pytest.approx(math.log(float(best["theta:lr"])))
+            assert float(best["z:momentum"]) == pytest.approx(-math.log1p(-float(best["theta:momentum"])))
+
+
+def test_first_evaluations_agree_where_the_scales_agree(tuned):
+    """Same sampler seed, same boxes: the first point of both log arms is one point in lr."""
+    out, _ = tuned
+    with (out / "trials.csv").open() as file:
+        first = {
+            r["arm"]: float(r["theta:lr"])
+            for r in csv.DictReader(file)
+            if r["part"] == "hyperparameters" and r["seed"] == "3" and r["number"] == "0"
+        }
+    assert first["fastmap"] == pytest.approx(first["tuner's own"], rel=1e-12)
+    assert first["raw"] != pytest.approx(first["fastmap"])
+
+
+def test_torch_and_fastmap_descend_alike(tuned):
+    _, result = tuned
+    weights = [run for run in result["runs"] if run["part"] == "weights"]
+    for seed in (3, 4):
+        losses = {run["arm"]: run["test_log_loss"] for run in weights if run["seed"] == seed}
+        assert losses["fastmap"] == pytest.approx(losses["torch's own"], rel=1e-3)
+
+
+def test_same_seed_gives_the_same_numbers(tuned, capsys):
+    from fastmap.recipes._arms import Budget
+    from fastmap.recipes._run import recipe_named, tune
+
+    out, result = tuned
+    again = tune(recipe_named(result["recipe"]), Budget(**result["budget"]), quiet=True)
+    assert capsys.readouterr().err == ""
+    names = ("part", "arm", "seed", "validation_log_loss", "test_log_loss", "test_accuracy", "best")
+    for old, new in zip(result["runs"], again, strict=True):
+        assert {name: old[name] for name in names} == {name: getattr(new, name) for name in names}
+    with (out / "trials.csv").open() as file:
+        old_losses = [row["loss"] for row in csv.DictReader(file)]
+    assert old_losses == [str(record.loss) for run in again for record in run.records]
+
+
+@needs_demo
+def test_textbook_mistake_is_shown_and_tables_are_printed(capsys):
+    assert cli.run(["tune", "--seeds", "1", "--trials", "1", "--epochs", "1", "--steps", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert "DomainError: theta: " in out
+    assert "outside the domain (0, inf) of Log(low=0.0)" in out
+    assert "SymLog(scale=" in out
+    assert out.count("before  default") == 2
+    assert "no verdict from one seed" in out
+    assert "eval" in err
+
+
+@needs_demo
+def test_random_and_another_map(capsys):
+    assert tune("--method", "random", "--map", "asinh") == 0
+    out, err = capsys.readouterr()
+    assert "Hyperparameters: random" in out
+    assert err == ""
+
+
+@needs_demo
+def test_map_that_does_not_fit_the_weights(capsys):
+    assert tune("--map", "log") == 2
+    _, err = capsys.readouterr()
+    assert err.startswith("fastmap tune: error: DomainError: theta: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["nonsense"],
+        ["tune", "iris"],
+        ["tune", "--trials", "0"],
+        ["tune", "--seeds", "x"],
+        ["tune", "--seed", "-1"],
+        ["tune", "--method", "magic"],
+        ["tune", "--map", "nonsense"],
+        ["maps", "--json", "--stubs"],
+        ["info", "--nonsense"],
+    ],
+)
+def test_bad_arguments_give_one_line_and_2(args, capsys):
+    try:
+        status = cli.run(args)
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "error: " in err
+
+
+def test_out_that_is_a_file(tmp_path, capsys):
+    path = tmp_path / "file"
+    path.write_text("")
+    pytest.importorskip("matplotlib")
+    assert tune(out=path) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_maps(capsys):
+    assert cli.run(["maps"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(fm.catalog())
+    for entry, line in zip(fm.catalog(), lines[2:], strict=True):
+        assert line.startswith(entry["name"])
+        assert entry["formulas"]["forward"] in line
+    assert cli.run(["maps", "--stubs"]) == 0
+    assert capsys.readouterr().out == maps.stubs()
+    assert cli.run(["maps", "--json"]) == 0
+    assert [e["name"] for e in json.loads(capsys.readouterr().out)] == [e["name"] for e in fm.catalog()]
+
+
+def test_info(capsys):
+    assert cli.run(["info"]) == 0
+    assert fm.__version__ in capsys.readouterr().out
+    assert cli.run(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == fm.__version__
+
+
+def test_main_exits():
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["info"])
+    assert stop.value.code == 0
+
+
+def test_light_commands_import_numpy_alone():
+    heavy = "torch optuna sklearn matplotlib pandas tqdm rich scipy"
+    code = (
+        "import sys; from fastmap import cli; cli.run(['maps']); cli.run(['info']);"
+        f"sys.exit(' '.join(sorted(set({heavy!r}.split()) & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "\n" or done.stderr == ""
+
+
+def test_missing_extras_name_the_command(monkeypatch, capsys):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.run(["tune"]) == 2
+    err = capsys.readouterr().err
+    assert "pip install 'fastmap[demo]'" in err
+    assert err.count("\n") == 1
