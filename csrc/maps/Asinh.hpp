@@ -11,20 +11,26 @@ struct Asinh {
       "z = asinh(theta / scale): linear within scale of zero, logarithmic beyond; for signed values.",
       1, {{"scale", 1, Constraint::positive}},
       "-inf", "inf", "-inf", "inf",
-      {"asinh(t/scale)", "1/sqrt(t*t + scale*scale)", "-log(t*t + scale*scale)/2",
-       "-t/(t*t + scale*scale)", "scale*sinh(z)", "scale*cosh(z)", "log(scale) + log(cosh(z))",
+      {"asinh(t/scale)", "1/sqrt(t*t + scale*scale)", "-log(scale) - log1p((t/scale)*(t/scale))/2",
+       "-t/(t*t + scale*scale)", "scale*sinh(z)", "scale*cosh(z)", "log(scale) + log1p(sinh(z)*sinh(z))/2",
        "tanh(z)"},
       {2, 4}, "sampled", 3, {{1}, {0.02}, {3}}};
   // clang-format on
-  static constexpr int cases = 1;
+  static constexpr int cases = 2;  // 1: scale < 1, so that log|dtheta/dz| has a root
 
   template <class T> struct Args {
-    T low, high, scale;
+    T low, high;
+    int which;
+    T scale;
     HiLo<T> log_scale;
+    math::LogSech2<T> log_sech2;  // c = 1 / scale^2
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T scale = T(p[0]);
-    return {-Float<T>::inf, Float<T>::inf, scale, host::round_to<T>(host::log({double(scale), 0}))};
+    const HiLo<double> s{double(scale), 0};
+    const math::LogSech2<T> log_sech2 = host::log_sech2<T>(divide({1, 0}, s));
+    return {-Float<T>::inf, Float<T>::inf, log_sech2.has_root, scale, host::round_to<T>(host::log(s)),
+            log_sech2};
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return (abs(t) <= Float<T>::large) & (abs(t / a.scale) <= Float<T>::large);
@@ -71,11 +77,8 @@ struct Asinh {
     return r;
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
-    const HiLo<T> r = math::log_sech2_parts<P>(z);
-    const HiLo<T> s = two_sum(a.log_scale.hi, T(-0.5) * r.hi);
-    const T sum = s.hi + (s.lo + (a.log_scale.lo - T(0.5) * r.lo));
-    if constexpr (P == Path::exact) return select(is_finite(z), sum, Float<T>::inf);
-    return sum;
+    return T(-0.5) * (a.which == 0 ? math::log_c_sech2<P, false>(z, a.log_sech2)
+                                   : math::log_c_sech2<P, true>(z, a.log_sech2));
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
     const T r = -t / fma(t, t, a.scale * a.scale);

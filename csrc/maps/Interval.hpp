@@ -14,13 +14,13 @@ struct Interval {
       {"log((t - low)/(high - t))", "(high - low)/((t - low)*(high - t))",
        "log((high - low)/((t - low)*(high - t)))", "1/(high - t) - 1/(t - low)",
        "low + (high - low)/(1 + exp(-z))", "(high - low)/((1 + exp(-z))*(1 + exp(z)))",
-       "log(high - low) - log1p(exp(-z)) - log1p(exp(z))", "-tanh(z/2)"},
+       "log((high - low)/4) - log1p(sinh(z/2)*sinh(z/2))", "-tanh(z/2)"},
       {2, 4}, "sampled", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}};
   // clang-format on
-  static constexpr int cases = 2;  // 1: the bounds have a root of theta between them
+  static constexpr int cases = 3;  // see bounded::Args
 
   template <class T> using Args = bounded::Args<T>;
-  template <class T> static Args<T> prepare(const double* p) { return bounded::prepare<T>(p); }
+  template <class T> static Args<T> prepare(const double* p) { return bounded::prepare<T>(p, 0.25); }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return bounded::usual_theta(t, a);
   }
@@ -33,17 +33,16 @@ struct Interval {
     return bounded::inverse<P>(z, a);
   }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
-    return bounded::slope<P>(t, a);
+    return bounded::slope<P>(t, a, T(1));
   }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
-    const T e = math::exp<P>(-abs(z)), d = 1 + e;
-    return a.width.hi * e / (d * d);
+    return bounded::inverse_slope<P>(z, a, T(1));
   }
   template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
     return bounded::log_slope<P>(t, a, T(1));
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
-    return bounded::log_inverse_slope<P>(T(0.5) * z, a.log_width_4);  // w e/(1+e)^2 = w/4 sech^2(z/2)
+    return bounded::log_inverse_slope<P>(T(0.5) * z, a);  // w e/(1+e)^2 = w/4 sech^2(z/2)
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
     return bounded::log_slope_grad<P>(t, a);

@@ -12,7 +12,7 @@ struct Softplus {
       2, {{"beta", 1, Constraint::positive}, {"low", 0, Constraint::lower_bound}},
       "low", "inf", "-inf", "inf",
       {"log(expm1(beta*(t - low)))/beta", "-1/expm1(-(beta*(t - low)))",
-       "-log(-expm1(-(beta*(t - low))))", "-beta/expm1(beta*(t - low))",
+       "-where(beta*(t - low) < 1, log(-expm1(-(beta*(t - low)))), log1p(-exp(-(beta*(t - low)))))", "-beta/expm1(beta*(t - low))",
        "low + log1p(exp(beta*z))/beta", "1/(1 + exp(-(beta*z)))", "-log1p(exp(-(beta*z)))",
        "beta/(1 + exp(beta*z))"},
       {2, 4}, "sampled", 4, {{1, 0}, {2.5, 0}, {0.3, 1}, {1, -1}}};
@@ -23,12 +23,13 @@ struct Softplus {
     T low, high;
     int which;
     T beta;
+    HiLo<T> log_beta;
     HiLo<T> root;    // beta z where theta == 0
     T root_sigmoid;  // sigmoid(root)
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T beta = T(p[0]), low = T(p[1]);
-    Args<T> a{low, Float<T>::inf, low < 0, beta, {0, 0}, 0};
+    Args<T> a{low, Float<T>::inf, low < 0, beta, host::round_to<T>(host::log({double(beta), 0})), {0, 0}, 0};
     if (low < 0) {
       const HiLo<double> y = two_product(-double(low), double(beta));
       // log(e^y - 1), and y itself where e^y overflows or is all there is.
@@ -55,11 +56,21 @@ struct Softplus {
     return (abs(a.beta * z) <= -math::Constants<T>::exp_low - 2) & (abs(z) <= Float<T>::large);
   }
 
+  // log(beta p) for p so small that beta p may be subnormal.
+  template <class T> FM_INLINE static HiLo<T> log_scaled(T t, const Args<T>& a) {
+    const HiLo<T> l = math::log_parts<Path::exact>(two_sum(t, -a.low)), s = two_sum(l.hi, a.log_beta.hi);
+    const bool finite = is_finite(l.hi);
+    return {select(finite, s.hi, l.hi), select(finite, s.lo + (l.lo + a.log_beta.lo), T(0))};
+  }
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
     const HiLo<T> y = scaled(t, a), r = math::log_expm1_parts<P>(y);
-    const T v = (r.hi + r.lo) / a.beta;
-    if constexpr (P == Path::exact)  // beyond the fast range z is theta - low itself
-      return select(y.hi > -math::Constants<T>::exp_low - 1, t - a.low, v);
+    T v = (r.hi + r.lo) / a.beta;
+    if constexpr (P == Path::exact) {
+      const HiLo<T> tiny = log_scaled(t, a);
+      v = select(y.hi <= Float<T>::small, (tiny.hi + tiny.lo) / a.beta, v);
+      // Beyond the fast range z is theta - low itself.
+      v = select(y.hi > -math::Constants<T>::exp_low - 1, t - a.low, v);
+    }
     return v;
   }
   // beta z is kept as a HiLo: e^y turns its rounding error into |y| / 2 ULP.
@@ -85,14 +96,24 @@ struct Softplus {
     return math::sigmoid<P>(two_product(a.beta, z));
   }
   template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
-    return 0 - math::log<P>(negate(math::expm1_parts<P>(negate(scaled(t, a)))));
+    const HiLo<T> y = scaled(t, a);
+    const T v = 0 - math::log<P>(negate(math::expm1_parts<P>(negate(y))));
+    if constexpr (P == Path::exact) {
+      const HiLo<T> tiny = log_scaled(t, a);
+      return select(y.hi <= Float<T>::small, 0 - (tiny.hi + tiny.lo), v);
+    }
+    return v;
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
     const HiLo<T> r = math::softplus_parts<P>(negate(two_product(a.beta, z)));
     return -(r.hi + r.lo);
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
-    return -a.beta / math::expm1<P>(scaled(t, a));
+    const HiLo<T> y = scaled(t, a);
+    const T v = -a.beta / math::expm1<P>(y);
+    if constexpr (P == Path::exact)  // e^y overflows before the quotient vanishes
+      return select(y.hi > math::Constants<T>::large_exponent, -math::scaled_exp<P>(a.beta, negate(y)), v);
+    return v;
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T z, const Args<T>& a) {
     return a.beta * math::sigmoid<P>(negate(two_product(a.beta, z)));

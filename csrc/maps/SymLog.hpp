@@ -12,7 +12,7 @@ struct SymLog {
       "values.",
       1, {{"scale", 1, Constraint::positive}},
       "-inf", "inf", "-inf", "inf",
-      {"sign(t)*log1p(abs(t)/scale)", "1/(scale + abs(t))", "-log(scale + abs(t))",
+      {"sign(t)*log1p(abs(t)/scale)", "1/(scale + abs(t))", "-log(scale) - log1p(abs(t)/scale)",
        "-sign(t)/(scale + abs(t))", "sign(z)*scale*expm1(abs(z))", "scale*exp(abs(z))",
        "log(scale) + abs(z)", "sign(z)"},
       {2, 4}, "sampled", 3, {{1}, {0.02}, {3}}};

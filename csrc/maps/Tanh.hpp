@@ -14,13 +14,13 @@ struct Tanh {
       {"log((t - low)/(high - t))/2", "(high - low)/(2*(t - low)*(high - t))",
        "log((high - low)/(2*(t - low)*(high - t)))", "1/(high - t) - 1/(t - low)",
        "low + (high - low)/(1 + exp(-(2*z)))", "2*(high - low)/((1 + exp(-(2*z)))*(1 + exp(2*z)))",
-       "log(2*(high - low)) - log1p(exp(-(2*z))) - log1p(exp(2*z))", "-(2*tanh(z))"},
+       "log((high - low)/2) - log1p(sinh(z)*sinh(z))", "-(2*tanh(z))"},
       {2, 4}, "sampled", 4, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}}};
   // clang-format on
-  static constexpr int cases = 2;  // 1: the bounds have a root of theta between them
+  static constexpr int cases = 3;  // see bounded::Args
 
   template <class T> using Args = bounded::Args<T>;
-  template <class T> static Args<T> prepare(const double* p) { return bounded::prepare<T>(p); }
+  template <class T> static Args<T> prepare(const double* p) { return bounded::prepare<T>(p, 0.5); }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return bounded::usual_theta(t, a);
   }
@@ -35,18 +35,17 @@ struct Tanh {
     return bounded::inverse<P>(2 * z, a);
   }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
-    return T(0.5) * bounded::slope<P>(t, a);
+    return bounded::slope<P>(t, a, T(0.5));
   }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
-    const T e = math::exp<P>(-2 * abs(z)), d = 1 + e;
-    return 2 * (a.width.hi * e / (d * d));
+    return bounded::inverse_slope<P>(2 * z, a, T(2));
   }
   template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
     return bounded::log_slope<P>(t, a, T(0.5));
   }
   // log(w/2) + log(sech^2 z)
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
-    return bounded::log_inverse_slope<P>(z, a.log_width_2);
+    return bounded::log_inverse_slope<P>(z, a);
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
     return bounded::log_slope_grad<P>(t, a);

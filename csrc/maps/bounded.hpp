@@ -10,25 +10,26 @@ template <class T> struct Args {
   T low, high;
   int which;  // 1: low < 0 < high, so that theta has a root inside
   HiLo<T> width;
-  HiLo<T> log_width_2, log_width_4;  // log(w/2), log(w/4)
-  HiLo<T> root;                      // y where theta == 0
-  T ratio, ratio_inv;                // -low / high and its reciprocal
+  math::LogSech2<T> log_sech2;  // of the derivative c sech^2, c = w/4 at y/2 or w/2 at z
+  HiLo<T> root;                 // y where theta == 0
+  T ratio, ratio_inv;           // -low / high and its reciprocal
 };
 
-template <class T> inline Args<T> prepare(const double* p) {
+// sech2_factor: c / w.
+template <class T> inline Args<T> prepare(const double* p, double sech2_factor) {
   const double low = double(T(p[0])), high = double(T(p[1]));
   // Halved, so that the width of an interval as wide as the format does not overflow.
   const HiLo<double> half = two_sum(high * 0.5, -low * 0.5);
   Args<T> a{T(low),
             T(high),
-            low < 0 && high > 0,
+            0,
             host::round_to<T>({2 * half.hi, 2 * half.lo}),
-            host::round_to<T>(host::log(half)),
-            host::round_to<T>(host::log({0.5 * half.hi, 0.5 * half.lo})),
+            host::log_sech2<T>(host::sqrt({2 * sech2_factor * half.hi, 2 * sech2_factor * half.lo})),
             {0, 0},
             1,
             1};
-  if (a.which == 1) {
+  a.which = low < 0 && high > 0 ? 2 : a.log_sech2.has_root ? 1 : 0;
+  if (a.which == 2) {
     a.root = host::round_to<T>(host::add(host::log({-low, 0}), negate(host::log({high, 0}))));
     const T most = Float<T>::max;
     a.ratio = max(min(T(-low / high), most), 1 / most);
@@ -52,8 +53,8 @@ template <class T> FM_INLINE bool usual_y(T y, const Args<T>& a) {
 // near the root y0 = log(-low/high); there, with d = y - y0 and E = 1 - e^-|d|,
 //   theta = low E / (1 - (low/high) e^-|d|) for d < 0,  high E / (1 - (high/low) e^-|d|) for d >= 0.
 template <Path P, class T> FM_INLINE T inverse(T y, const Args<T>& a) {
-  if (a.which == 0) {
-    const T part = a.width.hi * math::small_sigmoid<P>(HiLo<T>{y, 0});
+  if (a.which < 2) {
+    const T part = a.width.hi * math::small_sigmoid<P>(y);
     return select(y < 0, a.low + part, a.high - part);
   }
   const HiLo<T> d = two_sum(y, -a.root.hi);
@@ -89,16 +90,20 @@ template <Path P, class T> FM_INLINE T log_slope(T t, const Args<T>& a, T factor
   return select(inside, select(plain, direct, staged), Float<T>::inf);
 }
 
-template <Path P, class T> FM_INLINE T slope(T t, const Args<T>& a) {
-  return (a.width.hi / (a.high - t)) / (t - a.low);
+// factor w / (p q); the factor comes first, since w / (p q) may overflow.
+template <Path P, class T> FM_INLINE T slope(T t, const Args<T>& a, T factor) {
+  return (factor * a.width.hi / (a.high - t)) / (t - a.low);
 }
 
-// log_c + log(sech^2 x)
-template <Path P, class T> FM_INLINE T log_inverse_slope(T x, HiLo<T> log_c) {
-  const HiLo<T> r = math::log_sech2_parts<P>(x), s = two_sum(log_c.hi, r.hi);
-  const T sum = s.hi + (s.lo + (log_c.lo + r.lo));
-  if constexpr (P == Path::exact) return select(is_finite(x), sum, -Float<T>::inf);
-  return sum;
+// factor w sigmoid(-|y|) (1 - sigmoid(-|y|)).
+template <Path P, class T> FM_INLINE T inverse_slope(T y, const Args<T>& a, T factor) {
+  const T s = math::small_sigmoid<P>(y);
+  return factor * a.width.hi * (s * (1 - s));
+}
+
+template <Path P, class T> FM_INLINE T log_inverse_slope(T x, const Args<T>& a) {
+  return a.which == 0 ? math::log_c_sech2<P, false>(x, a.log_sech2)
+                      : math::log_c_sech2<P, true>(x, a.log_sech2);
 }
 
 // d/dtheta log(1 / (p q)) = 1/q - 1/p

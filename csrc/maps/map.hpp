@@ -52,11 +52,26 @@ inline HiLo<double> log(HiLo<double> x) {
   return add({y, 0}, {d.hi - 0.5 * d.hi * d.hi, d.lo});
 }
 
+inline HiLo<double> sqrt(HiLo<double> x) {
+  if (x.hi <= 0) return {0, 0};
+  const double s = FM_ISA::sqrt(x.hi);
+  const HiLo<double> square = two_product(s, s);
+  return fast_two_sum(s, ((x.hi - square.hi) - square.lo + x.lo) / (2 * s));
+}
+
 template <class T> inline HiLo<T> round_to(HiLo<double> x) {
   const T hi = T(x.hi);
   return {hi, T((x.hi - double(hi)) + x.lo)};
 }
 template <> inline HiLo<double> round_to<double>(HiLo<double> x) { return x; }
+
+// Constants of log(c sech^2 x) for sqrt(c): root = acosh(sqrt(c)).
+template <class T> inline math::LogSech2<T> log_sech2(HiLo<double> sqrt_c) {
+  const HiLo<double> log_sqrt_c = log(sqrt_c), minus_1 = add(sqrt_c, {-1, 0}), plus_1 = add(sqrt_c, {1, 0});
+  const HiLo<double> root = log(add(sqrt_c, multiply(sqrt(minus_1), sqrt(plus_1))));
+  return {round_to<T>({2 * log_sqrt_c.hi, 2 * log_sqrt_c.lo}), minus_1.hi > 0, round_to<T>(root),
+          round_to<T>(divide({0.5, 0}, sqrt_c))};
+}
 
 }  // namespace host
 

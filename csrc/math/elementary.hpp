@@ -287,17 +287,21 @@ template <Path P, class T> FM_INLINE HiLo<T> asinh_parts(HiLo<T> x) {
   return {copysign(r.hi, x.hi), select(is_negative(x.hi), -r.lo, r.lo)};
 }
 
-// c sinh x = c/2 (E + E / (1 + E)), E = expm1|x|; odd. Fast: |x| <= large_exponent.
+// 2 sinh x = E + E / (1 + E), E = expm1(x), for a HiLo x of at most moderate size.
+template <Path P, class T> FM_INLINE HiLo<T> twice_sinh_parts(HiLo<T> x) {
+  const HiLo<T> e = expm1_parts<P>(x);
+  const T quotient = e.hi / (1 + e.hi);
+  return two_sum(e.hi, quotient + e.lo);
+}
+// c sinh x, odd. Fast: |x| <= large_exponent.
 template <Path P, class T> FM_INLINE T scaled_sinh(T c, T x) {
-  const T a = abs(x);
+  const T a = abs(x), half_c = T(0.5) * c;
   T b = a;
   if constexpr (P == Path::exact) b = min(a, Constants<T>::large_exponent);
-  const HiLo<T> e = expm1_parts<P>(HiLo<T>{b, 0});
-  const T quotient = e.hi / (1 + e.hi);
-  T r = c * (T(0.5) * (e.hi + (quotient + e.lo)));
-  if constexpr (P == Path::exact) {
-    r = select(a > Constants<T>::large_exponent, scaled_exp<P>(T(0.5) * c, HiLo<T>{a, 0}), r);
-  }
+  const HiLo<T> s = twice_sinh_parts<P>(HiLo<T>{b, 0});
+  T r = fma(half_c, s.hi, half_c * s.lo);
+  if constexpr (P == Path::exact)
+    r = select(a > Constants<T>::large_exponent, scaled_exp<P>(half_c, HiLo<T>{a, 0}), r);
   return copysign(r, x);
 }
 
@@ -323,28 +327,65 @@ template <Path P, class T> FM_INLINE TanhParts<T> tanh_parts(T x) {
   return {(-e.hi - e.lo) / (2 + e.hi), (1 + e.hi) + e.lo};
 }
 
-// log(sech^2 x) = -2 log cosh x: log(1 - tanh^2 x) below |x| = 1/2, where it is small; else
-// 2 (ln 2 - |x|) - 2 log1p(e^(-2|x|)). Fast: |x| <= -exp_low / 2.
+// log(sech^2 x) = -2 log cosh x. Below |x| = 1/2, where it is small, -log(1 + sinh^2 x) with
+// sinh^2 x = e^2 / (4 (1 + e)), e = expm1(-2|x|); else 2 (ln 2 - |x|) - 2 log1p(e^(-2|x|)).
+// Fast: |x| <= -exp_low / 2.
 template <Path P, class T> FM_INLINE HiLo<T> log_sech2_parts(T x) {
   const T a = abs(x);
   const bool near = a < T(0.5);
-  const TanhParts<T> t = tanh_parts<P>(x);
-  const HiLo<T> square = two_product(t.tanh, t.tanh);
-  const HiLo<T> one_minus = two_sum(T(1), -square.hi);
-  const HiLo<T> one_plus = two_sum(T(1), t.decay);
-  const HiLo<T> r = log_parts<P>(select(near, HiLo<T>{one_minus.hi, one_minus.lo - square.lo}, one_plus));
+  const HiLo<T> e = expm1_parts<P>(HiLo<T>{-2 * a, 0});
+  const HiLo<T> one_e = two_sum(T(1), e.hi), decay{one_e.hi, one_e.lo + e.lo};
+  HiLo<T> square = two_product(e.hi, e.hi);
+  square.lo = fma(2 * e.hi, e.lo, square.lo);
+  const HiLo<T> sinh2 = divide(square, HiLo<T>{4 * decay.hi, 4 * decay.lo});
+  const HiLo<T> one_sinh2 = two_sum(T(1), sinh2.hi), one_decay = two_sum(T(1), decay.hi);
+  const HiLo<T> r = log_parts<P>(select(near, HiLo<T>{one_sinh2.hi, one_sinh2.lo + sinh2.lo},
+                                        HiLo<T>{one_decay.hi, one_decay.lo + decay.lo}));
   const HiLo<T> d = two_sum(Constants<T>::ln2, -a);
   const HiLo<T> s = two_sum(d.hi, -r.hi);
-  HiLo<T> v = select(near, r, HiLo<T>{2 * s.hi, 2 * (s.lo + (d.lo + (Constants<T>::ln2_rest - r.lo)))});
+  const HiLo<T> far{2 * s.hi, 2 * (s.lo + (d.lo + (Constants<T>::ln2_rest - r.lo)))};
+  HiLo<T> v = select(near, negate(r), far);
   if constexpr (P == Path::exact) v = select(is_finite(x), v, HiLo<T>{-a, 0});
   return v;
 }
 
-// sigmoid(-|x|) = e / (1 + e), e = exp(-|x|). Fast: |x.hi| <= -exp_low.
-template <Path P, class T> FM_INLINE T small_sigmoid(HiLo<T> x) {
-  const bool positive = x.hi > 0;
-  const T e = exp<P>(HiLo<T>{select(positive, -x.hi, x.hi), select(positive, -x.lo, x.lo)});
-  return e / (1 + e);
+// Constants of log(c sech^2 x), which for c > 1 has the roots +-root, cosh(root) = sqrt(c).
+template <class T> struct LogSech2 {
+  HiLo<T> log_c;
+  bool has_root;  // c > 1
+  HiLo<T> root;
+  HiLo<T> weight;  // 1 / (2 cosh root)
+};
+
+// log(c sech^2 x). Next to a root it is -2 log(cosh x / cosh root) with
+// cosh x - cosh root = 2 sinh((|x| + root)/2) sinh((|x| - root)/2), which keeps the digits.
+template <Path P, bool has_root, class T> FM_INLINE T log_c_sech2(T x, const LogSech2<T>& a) {
+  const HiLo<T> r = log_sech2_parts<P>(x), s = two_sum(a.log_c.hi, r.hi);
+  T v = s.hi + (s.lo + (a.log_c.lo + r.lo));
+  if constexpr (has_root) {
+    const HiLo<T> d = two_sum(abs(x), -a.root.hi), e = two_sum(abs(x), a.root.hi);
+    const bool near = abs(d.hi) < T(0.25);
+    const HiLo<T> half_d{T(0.5) * select(near, d.hi, T(0)), T(0.5) * select(near, d.lo - a.root.lo, T(0))};
+    const HiLo<T> half_e{T(0.5) * select(near, e.hi, T(0)), T(0.5) * select(near, e.lo + a.root.lo, T(0))};
+    const HiLo<T> p = twice_sinh_parts<P>(half_d), q = twice_sinh_parts<P>(half_e);
+    HiLo<T> pq = two_product(p.hi, q.hi);
+    pq.lo = pq.lo + fma(p.hi, q.lo, p.lo * q.hi);
+    HiLo<T> u = two_product(pq.hi, a.weight.hi);
+    u.lo = u.lo + fma(pq.hi, a.weight.lo, pq.lo * a.weight.hi);
+    const HiLo<T> one_u = two_sum(T(1), u.hi);
+    const HiLo<T> l = log_parts<P>(HiLo<T>{one_u.hi, one_u.lo + u.lo});
+    v = select(near, -2 * (l.hi + l.lo), v);
+  }
+  if constexpr (P == Path::exact) return select(is_finite(x), v, -Float<T>::inf);
+  return v;
+}
+
+// sigmoid(-|x|) = e / (1 + e), e = exp(-|x|), with one step of correction for the rounding of 1 + e.
+template <Path P, class T> FM_INLINE T small_sigmoid(T x) {
+  const T e = exp<P>(-abs(x));
+  const HiLo<T> d = fast_two_sum(T(1), e);
+  const T reciprocal = 1 / d.hi, q = e * reciprocal;
+  return fma(fma(-q, d.lo, fma(-q, d.hi, e)), reciprocal, q);
 }
 // sigmoid(x) = 1 / (1 + e^-x).
 template <Path P, class T> FM_INLINE T sigmoid(HiLo<T> x) {

@@ -1,0 +1,364 @@
+"""The truth about every map, in bulk: catalog formulas in extended precision, errors in ULP.
+
+``python tests/oracle.py --samples 10000000 --out tests/accuracy.json`` measures every map
+and writes the table.
+
+The formulas are compiled as C++ in the 64-bit mantissa of ``long double`` for float32 and the 113 bits of
+``__float128`` for float64; `tests/test_accuracy.py` checks that oracle itself against mpmath at 2400 bits. It
+shares nothing with the kernels but the text of the definition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import functools
+import hashlib
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mpmath
+import numpy as np
+
+from fastmap import _core
+
+Entry = dict[str, Any]
+Params = tuple[float, ...]
+
+CATALOG: list[Entry] = _core.catalog()
+DTYPES = (np.float32, np.float64)
+VALUE_OPS = ("forward", "inverse")
+THETA_OPS = ("forward", "jacobian", "log_abs_det", "log_abs_det_grad")
+RETURN_NAN = 1  # the native policy
+LARGEST = 2000.0  # exp does not overflow in the oracle up to here, whatever the parameters
+
+SOURCE = r"""
+#include <cmath>
+#include <quadmath.h>
+#define FUNCTIONS(Q, s) \
+  inline Q log(Q x) { return log##s(x); } inline Q log1p(Q x) { return log1p##s(x); } \
+  inline Q exp(Q x) { return exp##s(x); } inline Q expm1(Q x) { return expm1##s(x); } \
+  inline Q sqrt(Q x) { return sqrt##s(x); } inline Q abs(Q x) { return fabs##s(x); } \
+  inline Q sinh(Q x) { return sinh##s(x); } inline Q cosh(Q x) { return cosh##s(x); } \
+  inline Q tanh(Q x) { return tanh##s(x); } inline Q asinh(Q x) { return asinh##s(x); } \
+  inline Q frexp(Q x, int* e) { return frexp##s(x, e); } \
+  inline Q ldexp(Q x, int e) { return ldexp##s(x, e); } \
+  inline Q sign(Q x) { Q r = (x > 0) - (x < 0); return r; } \
+  inline Q where(bool c, Q yes, Q no) { return c ? yes : no; }
+namespace oracle {
+FUNCTIONS(long double, l)
+FUNCTIONS(__float128, q)
+
+template <class Q> Q truth(int id, const double* p, Q t) {
+  const Q z = t; (void)z; (void)p;
+  switch (id) {
+@CASES@
+  }
+  return Q(0) / Q(0);
+}
+
+// |got - truth| in units of the last place of the truth, less `slack` (absolute).
+template <class Q> double error(Q truth, double got, int digits, int min_exponent, Q largest, Q slack) {
+  if (truth != truth || got != got) return truth != truth && got != got ? 0 : INFINITY;
+  const Q size = abs(truth);
+  if (size > ldexp(largest, 200)) return std::isinf(got) && (got > 0) == (truth > 0) ? 0 : INFINITY;
+  int exponent = min_exponent + digits;
+  if (size > 0) frexp(size, &exponent);
+  exponent = exponent - digits < min_exponent ? min_exponent : exponent - digits;
+  const Q overflow = largest + ldexp(Q(0.5), min_exponent == -149 ? 104 : 971);  // infinite from here
+  Q difference;
+  if (std::isinf(got))
+    difference = (got > 0) != (truth > 0) ? Q(INFINITY) : size >= overflow ? Q(0) : overflow - size;
+  else
+    difference = abs(Q(got) - (size > overflow ? (truth > 0 ? overflow : -overflow) : truth));
+  difference -= slack;
+  return difference > 0 ? double(difference / ldexp(Q(1), exponent)) : 0;
+}
+}  // namespace oracle
+
+extern "C" void errors32(int id, const double* p, double slack, long n, const double* x, const double* got,
+                         double* out) {
+  for (long i = 0; i < n; ++i)
+    out[i] = oracle::error<long double>(oracle::truth<long double>(id, p, x[i]), got[i], 24, -149,
+                                        0x1.fffffep127L, slack);
+}
+extern "C" void errors64(int id, const double* p, double slack, long n, const double* x, const double* got,
+                         double* out) {
+  for (long i = 0; i < n; ++i)
+    out[i] = oracle::error<__float128>(oracle::truth<__float128>(id, p, x[i]), got[i], 53, -1074,
+                                       __float128(0x1.fffffffffffffp1023), slack);
+}
+"""
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled oracle, kept between runs under a name that its text decides."""
+    lines = []
+    for entry in CATALOG:
+        for op, number in _core.OPS.items():
+            names = "".join(
+                f"const Q {p['name']} = p[{i}]; (void){p['name']}; " for i, p in enumerate(entry["params"])
+            )
+            formula = entry["formulas"][op]
+            lines.append(f"    case {formula_id(entry, op)}: {{ {names}return Q({formula}); }}  // {number}")
+    source = SOURCE.replace("@CASES@", "\n".join(lines))
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"fastmap-oracle-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{digest}.so"
+    if not path.exists():
+        text, built = folder / f"{digest}-{os.getpid()}.cpp", folder / f"{digest}-{os.getpid()}.so"
+        text.write_text(source)
+        command = [
+            "g++",
+            "-std=gnu++17",
+            "-O2",
+            "-shared",
+            "-fPIC",
+            str(text),
+            "-o",
+            str(built),
+            "-lquadmath",
+        ]
+        subprocess.run(command, check=True)
+        built.rename(path)
+    return ctypes.CDLL(str(path))
+
+
+def formula_id(entry: Entry, op: str) -> int:
+    """The number of a formula in the compiled oracle."""
+    return int(entry["id"]) * len(_core.OPS) + _core.OPS[op]
+
+
+def effective(entry: Entry, params: Params, dtype: type) -> Params:
+    """Parameters as the kernels use them: rounded once to the dtype, bounds inwards."""
+    result = []
+    for p, v in zip(entry["params"], params, strict=True):
+        r = dtype(v)
+        if p["constraint"] == "lower_bound" and float(r) < v:
+            r = np.nextafter(r, dtype(np.inf))
+        if p["constraint"] == "upper_bound" and float(r) > v:
+            r = np.nextafter(r, dtype(-np.inf))
+        result.append(float(r))
+    return tuple(result)
+
+
+def domain(entry: Entry, params: Params) -> tuple[float, float]:
+    """The open domain of theta."""
+    names = {p["name"]: v for p, v in zip(entry["params"], params, strict=True)}
+    low, high = (names[text] if text in names else float(text) for text in entry["domain"])
+    return low, high
+
+
+def slack(entry: Entry, params: Params, dtype: type) -> float:
+    """What a root that depends on a bound may add: 2⁻²⁰ ULP of the largest bound."""
+    bounds = [
+        abs(v) for p, v in zip(entry["params"], params, strict=True) if p["constraint"].endswith("_bound")
+    ]
+    largest = max(bounds, default=0.0)
+    return 2.0**-20 * float(np.spacing(dtype(largest))) if largest else 0.0
+
+
+def apply(op: str, entry: Entry, params: Params, x: np.ndarray) -> np.ndarray:
+    """The kernel's result."""
+    out = np.empty_like(x)
+    _core.apply(
+        _core.OPS[op], entry["id"], int(x.dtype == np.float64), params, x.size, x.ctypes.data, 0,
+        out.ctypes.data, RETURN_NAN,
+    )  # fmt: skip
+    return out
+
+
+def errors(op: str, entry: Entry, params: Params, x: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """The error of each result in ULP, on two threads."""
+    function = library().errors32 if x.dtype == np.float32 else library().errors64
+    x64, got64, out = x.astype(np.float64), got.astype(np.float64), np.empty(x.size)
+    p = np.array([*params, 0.0])
+
+    def part(start: int) -> None:
+        n = min(_PART, x.size - start)
+        at = 8 * start
+        function(
+            formula_id(entry, op), ctypes.c_void_p(p.ctypes.data),
+            ctypes.c_double(slack(entry, params, x.dtype.type)), ctypes.c_long(n),
+            *(ctypes.c_void_p(a.ctypes.data + at) for a in (x64, got64, out)),
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(part, range(0, x.size, _PART)))
+    # Where exp overflows in the oracle, mpmath decides, on a part of the samples.
+    beyond = np.flatnonzero((np.abs(x64) > LARGEST) & np.isinf(out) & np.isfinite(got64))
+    out[beyond] = 0
+    for i in beyond[:: max(1, beyond.size // 20)]:
+        out[i] = exact_error(op, entry, params, x[i], got[i])
+    return out
+
+
+def exact_error(op: str, entry: Entry, params: Params, x: np.floating, got: np.floating) -> float:
+    """The error of one result in ULP, by mpmath at 2400 bits."""
+    functions = ("log", "log1p", "exp", "expm1", "sqrt", "sign", "sinh", "cosh", "tanh", "asinh")
+    with mpmath.workprec(2400):
+        names = {name: getattr(mpmath, name) for name in functions}
+        names |= {"abs": abs, "where": lambda condition, yes, no: yes if condition else no}
+        names |= {p["name"]: mpmath.mpf(v) for p, v in zip(entry["params"], params, strict=True)}
+        names["t" if op in THETA_OPS else "z"] = mpmath.mpf(float(x))
+        truth = mpmath.mpf(eval(entry["formulas"][op], names))
+        info = np.finfo(x.dtype)
+        largest = mpmath.mpf(float(info.max))
+        overflow = largest + mpmath.mpf(2) ** (int(info.maxexp) - info.nmant - 2)
+        if np.isinf(got):
+            right_sign = (truth > 0) == (got > 0)
+            difference = max(overflow - abs(truth), mpmath.mpf(0)) if right_sign else mpmath.inf
+        else:
+            difference = abs(mpmath.mpf(float(got)) - max(min(truth, overflow), -overflow))
+        exponent = int(mpmath.floor(mpmath.log(abs(truth), 2))) if truth else -99999
+        ulp = mpmath.mpf(2) ** max(exponent - info.nmant, int(info.minexp) - info.nmant)
+        return float(max(difference - slack(entry, params, x.dtype.type), mpmath.mpf(0)) / ulp)
+
+
+_PART = 1 << 16
+
+
+def sample(op: str, entry: Entry, params: Params, dtype: type, n: int, seed: int = 0) -> np.ndarray:
+    """Stratified inputs: all exponents, the ordinary range, next to bounds, next to roots and 1."""
+    rng = np.random.default_rng([seed, entry["id"], _core.OPS[op]])
+    ordinary = 100.0 if dtype is np.float32 else 800.0
+    if op in THETA_OPS:
+        low, high = domain(entry, params)
+        wide = (low, high) if math.isfinite(low) and math.isfinite(high) else _around(low, high, ordinary)
+        marks = [v for v in (0.0, *_roots(entry, params, "inverse")) if low < v < high]
+        ends = [v for v in (low, high) if math.isfinite(v)]
+    else:
+        low, high = -math.inf, math.inf
+        wide = (-ordinary, ordinary)
+        marks, ends = [0.0, *_roots(entry, params, "forward")], []
+    quarter = n // 4
+    parts = [_bit_patterns(low, high, dtype, quarter, rng), rng.uniform(*wide, quarter)]
+    for points in (ends or marks, marks or ends):
+        centres = rng.choice(points or [0.0], quarter)
+        distance = np.exp2(rng.uniform(-60 if dtype is np.float64 else -30, 3, quarter))
+        scale = np.where(centres == 0, 1.0, np.abs(centres))
+        near = (centres + scale * distance * rng.choice([-1.0, 1.0], quarter)).astype(dtype)
+        steps = rng.integers(-40, 41, quarter)  # and the very next floats
+        nearest = _shifted(centres.astype(dtype), steps)
+        parts.append(np.where(rng.random(quarter) < 0.25, nearest, near))
+    x = np.concatenate([p.astype(dtype) for p in parts])
+    return np.ascontiguousarray(x[(x > low) & (x < high)])
+
+
+def _around(low: float, high: float, reach: float) -> tuple[float, float]:
+    if math.isfinite(low):
+        return low, low + reach
+    if math.isfinite(high):
+        return high - reach, high
+    return -reach, reach
+
+
+def _roots(entry: Entry, params: Params, op: str) -> list[float]:
+    """Where the other space is 0 or 1: roots of the map, and often of its log-derivative."""
+    found = apply(op, entry, params, np.array([0.0, 1.0, -1.0]))
+    return [float(v) for v in found if math.isfinite(v)]
+
+
+def _ordered(x: np.ndarray) -> np.ndarray:
+    """Floats as integers in the same order."""
+    bits = x.view(np.int32 if x.dtype == np.float32 else np.int64).astype(np.int64)
+    sign = np.int64(-(2 ** (31 if x.dtype == np.float32 else 63)))
+    return np.where(bits < 0, sign - bits, bits)
+
+
+def _from_ordered(i: np.ndarray, dtype: type) -> np.ndarray:
+    sign = np.int64(-(2 ** (31 if dtype is np.float32 else 63)))
+    bits = np.where(i < 0, sign - i, i)
+    return bits.astype(np.int32 if dtype is np.float32 else np.int64).view(dtype)
+
+
+def _bit_patterns(low: float, high: float, dtype: type, n: int, rng: np.random.Generator) -> np.ndarray:
+    largest = np.finfo(dtype).max
+    ends = np.clip([low, high], -float(largest), float(largest)).astype(dtype)
+    first, last = _ordered(ends)
+    return _from_ordered(rng.integers(first, last, n, endpoint=True), dtype)
+
+
+def _shifted(x: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    return _from_ordered(_ordered(x) + steps, x.dtype.type)
+
+
+def bound(entry: Entry, op: str) -> float:
+    """The stated bound in ULP."""
+    return float(entry["ulp"][0 if op in VALUE_OPS else 1])
+
+
+def cases(maps: list[str] | None = None) -> Iterator[tuple[Entry, Params, bool]]:
+    """Every map with every published parameter set; the flag marks the defaults."""
+    for entry in CATALOG:
+        if maps and entry["name"] not in maps:
+            continue
+        for number, example in enumerate(entry["examples"]):
+            yield entry, tuple(example.values()), number == 0
+
+
+def measure(entry: Entry, params: Params, op: str, dtype: type, n: int) -> dict[str, Any]:
+    """The worst error of one op, and where."""
+    p = effective(entry, params, dtype)
+    worst, where, done = -1.0, 0.0, 0
+    for seed in itertools.count():
+        if done >= n:
+            break
+        x = sample(op, entry, p, dtype, min(n, 1 << 20), seed)
+        found = errors(op, entry, p, x, apply(op, entry, p, x))
+        at = int(found.argmax())
+        done += x.size
+        if found[at] > worst:
+            worst, where = float(found[at]), float(x[at])
+    return {
+        "map": entry["name"],
+        "params": list(params),
+        "op": op,
+        "dtype": np.dtype(dtype).name,
+        "samples": done,
+        "worst_ulp": round(worst, 3),
+        "at": where.hex(),
+        "bound": bound(entry, op),
+    }
+
+
+def main() -> int:
+    """Measure, print, write; the exit status says whether every bound holds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=100_000, help="of values at default parameters")
+    parser.add_argument("--map", action="append", help="only this map")
+    parser.add_argument("--out", type=Path, help="write the table there, as JSON")
+    options = parser.parse_args()
+    rows = []
+    start = time.perf_counter()
+    print(f"{'map':14}{'parameters':18}{'op':26}{'dtype':9}{'samples':>10}{'ULP':>8}{'bound':>6}  at")
+    for entry, params, default in cases(options.map):
+        for dtype in DTYPES:
+            for op in _core.OPS:
+                headline = default and op in VALUE_OPS
+                row = measure(entry, params, op, dtype, options.samples // (1 if headline else 10))
+                rows.append(row)
+                mark = "" if row["worst_ulp"] <= row["bound"] else "  ABOVE THE BOUND"
+                print(f"{row['map']:14}{params!s:18}{op:26}{row['dtype']:9}{row['samples']:10}"
+                      f"{row['worst_ulp']:8.3f}{row['bound']:6g}  {row['at']}{mark}", flush=True)  # fmt: skip
+    if options.out:
+        options.out.write_text("[\n" + ",\n".join(" " + json.dumps(row) for row in rows) + "\n]\n")
+    bad = sum(row["worst_ulp"] > row["bound"] for row in rows)
+    print(f"{len(rows)} cases, {bad} above their bound, {time.perf_counter() - start:.0f} s")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

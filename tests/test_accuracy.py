@@ -1,0 +1,74 @@
+"""Every map within its stated bound, by an oracle that is itself checked against mpmath."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+
+CASES = [(entry, params) for entry, params, _ in oracle.cases()]
+each_case = pytest.mark.parametrize(
+    ("entry", "params"), CASES, ids=[f"{e['class_name']}{p}" for e, p in CASES]
+)
+each_dtype = pytest.mark.parametrize("dtype", oracle.DTYPES)
+TABLE = Path(__file__).with_name("accuracy.json")
+
+
+@each_dtype
+@each_case
+def test_oracle_agrees_with_mpmath(entry: oracle.Entry, params: oracle.Params, dtype: type) -> None:
+    p = oracle.effective(entry, params, dtype)
+    for op in oracle._core.OPS:
+        x = oracle.sample(op, entry, p, dtype, 2000)
+        x = np.ascontiguousarray(x[:: max(1, x.size // 20)])
+        got = oracle.apply(op, entry, p, x)
+        found = oracle.errors(op, entry, p, x, got)
+        exact = [oracle.exact_error(op, entry, p, a, b) for a, b in zip(x, got, strict=True)]
+        np.testing.assert_allclose(found, exact, atol=2**-6, err_msg=op)
+
+
+@each_dtype
+@each_case
+def test_errors_are_within_the_stated_bounds(entry: oracle.Entry, params: oracle.Params, dtype: type) -> None:
+    for op in oracle._core.OPS:
+        row = oracle.measure(entry, params, op, dtype, 50_000)
+        assert row["worst_ulp"] <= row["bound"], row
+
+
+@each_dtype
+def test_an_error_of_two_units_is_seen(dtype: type) -> None:
+    entry, params = next((e, p) for e, p in CASES if e["name"] == "log")
+    x = oracle.sample("forward", entry, params, dtype, 20_000)
+    got = oracle.apply("forward", entry, params, x)
+    got[777] = np.nextafter(np.nextafter(np.nextafter(got[777], dtype(np.inf)), dtype(np.inf)), dtype(np.inf))
+    found = oracle.errors("forward", entry, params, x, got)
+    assert found.argmax() == 777
+    assert 2 < found[777] < 4
+    for wrong in (np.nan, np.inf, -got[777]):
+        got[777] = wrong
+        assert oracle.errors("forward", entry, params, x, got)[777] > 1e3
+
+
+def test_committed_table_is_complete_and_within_bounds() -> None:
+    """`python tests/oracle.py --samples 10000000 --out tests/accuracy.json` writes it."""
+    rows = json.loads(TABLE.read_text())
+    have = {(r["map"], tuple(r["params"]), r["op"], r["dtype"]) for r in rows}
+    want = {
+        (e["name"], p, op, np.dtype(d).name)
+        for e, p in CASES
+        for op in oracle._core.OPS
+        for d in oracle.DTYPES
+    }
+    assert have == want
+    for row in rows:
+        entry = next(e for e in oracle.CATALOG if e["name"] == row["map"])
+        assert row["worst_ulp"] <= row["bound"] == oracle.bound(entry, row["op"])
+    for entry, params, default in oracle.cases():
+        for op in oracle.VALUE_OPS if default else ():
+            rows_of = [
+                r for r in rows if r["map"] == entry["name"] and r["params"] == list(params) and r["op"] == op
+            ]
+            assert all(r["samples"] >= 10_000_000 for r in rows_of)
