@@ -77,8 +77,11 @@ struct Asinh {
     return r;
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
-    return T(-0.5) * (a.which == 0 ? math::log_c_sech2<P, false>(z, a.log_sech2)
-                                   : math::log_c_sech2<P, true>(z, a.log_sech2));
+    const T r = a.which == 0 ? math::log_c_sech2<P, false>(z, a.log_sech2)
+                             : math::log_c_sech2<P, true>(z, a.log_sech2);
+    if constexpr (P == Path::exact)  // where log(scale) no longer counts, and twice |z| may overflow
+      return select(abs(z) <= Float<T>::large, T(-0.5) * r, abs(z));
+    return T(-0.5) * r;
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
     const T r = -t / fma(t, t, a.scale * a.scale);

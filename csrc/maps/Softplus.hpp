@@ -112,7 +112,7 @@ struct Softplus {
     const HiLo<T> y = scaled(t, a);
     const T v = -a.beta / math::expm1<P>(y);
     if constexpr (P == Path::exact)  // e^y overflows before the quotient vanishes
-      return select(y.hi > math::Constants<T>::large_exponent, -math::scaled_exp<P>(a.beta, negate(y)), v);
+      return select(y.hi > -math::Constants<T>::exp_low - 1, -math::scaled_exp<P>(a.beta, negate(y)), v);
     return v;
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T z, const Args<T>& a) {

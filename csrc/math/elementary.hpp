@@ -329,7 +329,7 @@ template <Path P, class T> FM_INLINE TanhParts<T> tanh_parts(T x) {
 
 // log(sech^2 x) = -2 log cosh x. Below |x| = 1/2, where it is small, -log(1 + sinh^2 x) with
 // sinh^2 x = e^2 / (4 (1 + e)), e = expm1(-2|x|); else 2 (ln 2 - |x|) - 2 log1p(e^(-2|x|)).
-// Fast: |x| <= -exp_low / 2.
+// Fast: |x| <= -exp_low / 2; exact: |x| <= large.
 template <Path P, class T> FM_INLINE HiLo<T> log_sech2_parts(T x) {
   const T a = abs(x);
   const bool near = a < T(0.5);
@@ -344,9 +344,7 @@ template <Path P, class T> FM_INLINE HiLo<T> log_sech2_parts(T x) {
   const HiLo<T> d = two_sum(Constants<T>::ln2, -a);
   const HiLo<T> s = two_sum(d.hi, -r.hi);
   const HiLo<T> far{2 * s.hi, 2 * (s.lo + (d.lo + (Constants<T>::ln2_rest - r.lo)))};
-  HiLo<T> v = select(near, negate(r), far);
-  if constexpr (P == Path::exact) v = select(is_finite(x), v, HiLo<T>{-a, 0});
-  return v;
+  return select(near, negate(r), far);
 }
 
 // Constants of log(c sech^2 x), which for c > 1 has the roots +-root, cosh(root) = sqrt(c).
@@ -376,7 +374,7 @@ template <Path P, bool has_root, class T> FM_INLINE T log_c_sech2(T x, const Log
     const HiLo<T> l = log_parts<P>(HiLo<T>{one_u.hi, one_u.lo + u.lo});
     v = select(near, -2 * (l.hi + l.lo), v);
   }
-  if constexpr (P == Path::exact) return select(is_finite(x), v, -Float<T>::inf);
+  if constexpr (P == Path::exact) return select(abs(x) <= Float<T>::large, v, -2 * abs(x));
   return v;
 }
 
