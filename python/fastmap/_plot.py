@@ -6,18 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastmap._extras import need
+
 if TYPE_CHECKING:
     from fastmap.search import Result
 
 
 def plot_result(result: Result) -> Any:
     """Loss by evaluation on top; below, one column per scalar: loss over theta and over z."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "matplotlib is needed for pictures: pip install 'fastmap[viz]'", name="matplotlib"
-        ) from error
+    Figure = need("matplotlib.figure", "viz").Figure
     done = [r for r in result.history if r.state == "COMPLETE"]
     loss = np.array([r.loss for r in done])
     scalars = [n for n, p in result.space.items() if not p.shape and done[0].theta][:6]
@@ -28,8 +25,8 @@ def plot_result(result: Result) -> Any:
     top.plot([r.number for r in done], loss, ".", color="0.6", label="evaluation")
     top.step(range(len(result.history)), result.best_so_far(), where="post", color="C3", label="best")
     top.set(xlabel="evaluation", ylabel="loss", title=f"{result.method}: {result.reason}")
-    if loss.max() - loss.min() > 20 * (np.percentile(loss, 60) - loss.min()):
-        top.set_ylim(loss.min(), np.percentile(loss, 80))  # a few failures would hide the rest
+    if loss.min() > 0 and loss.max() > 30 * loss.min():
+        top.set_yscale("log")
     top.legend()
     order = [r.number for r in done]
     for column, name in enumerate(scalars):

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fastmap import _functional
+from fastmap._extras import need
 from fastmap.space import Param, Space
 
 Direction = Literal["minimize", "maximize"]
@@ -88,7 +89,7 @@ class Result:
 
     def to_frame(self) -> Any:
         """The history as a pandas DataFrame, one column per parameter and space."""
-        pandas = _need("pandas", "viz")
+        pandas = need("pandas", "viz")
         return pandas.DataFrame([_flat(record) for record in self.history])
 
     def plot(self) -> Any:
@@ -271,7 +272,7 @@ def _tune(
     best: _Best,
 ) -> Iterator[Record]:
     """Optuna on z: one uniform distribution per number of the space."""
-    optuna = _need("optuna", "search")
+    optuna = need("optuna", "search")
     names = {name: _element_names(name, param) for name, param in space.items()}
     boxes = {
         element: optuna.distributions.FloatDistribution(*_named_box(name, param))
@@ -323,7 +324,7 @@ def _descend(
     best: _Best,
 ) -> Iterator[Record]:
     """torch.optim on z; theta = f⁻¹(z) inside the graph."""
-    torch = _need("torch", "torch")
+    torch = need("torch", "torch")
     maps = {name: param.gradient_map for name, param in space.items()}
     z = {
         name: _start(torch, name, param, (init or {}).get(name, param.init)) for name, param in space.items()
@@ -418,7 +419,7 @@ def _shown(records: Iterator[Record], budget: int, best: _Best, progress: bool) 
     if not progress:
         yield from records
         return
-    tqdm = _need("tqdm", "search").tqdm
+    tqdm = need("tqdm", "search").tqdm
     with tqdm(total=budget, file=sys.stderr, unit="eval") as bar:
         for record in records:
             bar.set_postfix(best=f"{best.loss:.4g}", refresh=False)
@@ -459,15 +460,3 @@ def _flat(record: Record) -> dict[str, Any]:
             for index in np.ndindex(array.shape):
                 row[f"{space}:{name}[{','.join(map(str, index))}]"] = float(array[index])
     return row
-
-
-def _need(module: str, extra: str) -> Any:
-    """An optional dependency, imported now."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{module} is needed for this: pip install 'fastmap[{extra}]'", name=module
-        ) from error

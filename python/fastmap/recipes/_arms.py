@@ -19,7 +19,8 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 import fastmap as fm
-from fastmap.search import _need, _quiet
+from fastmap._extras import need
+from fastmap.search import _quiet
 
 Theta = dict[str, Any]
 Weights = dict[str, Tensor]
@@ -225,7 +226,7 @@ def _optuna(
     objective: Callable[[Theta], float], space: fm.Space, own_log: bool, budget: Budget, seed: int
 ) -> tuple[Theta, list[fm.Record]]:
     """Optuna by itself, in the same box: linear, or with log=True where fastmap takes `Log`."""
-    optuna = _need("optuna", "search")
+    optuna = need("optuna", "search")
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     with _quiet(optuna):
         study = optuna.create_study(sampler=samplers[budget.method](seed=seed))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fastmap as fm
+from fastmap._extras import need
 from fastmap.recipes._arms import (
     HYPERPARAMETER_ARMS,
     LEARNING_RATES,
@@ -22,7 +23,7 @@ from fastmap.recipes._arms import (
     Run,
 )
 from fastmap.recipes._report import comparisons, select, working_rates
-from fastmap.search import _flat, _need
+from fastmap.search import _flat
 
 _COLORS = {"raw": "C7", "tuner's own": "C0", "torch's own": "C0", "fastmap": "C3"}
 _STYLES = {"raw": ":", "tuner's own": "--", "torch's own": "--", "fastmap": "-"}
@@ -94,7 +95,7 @@ def _write_trials(path: Path, runs: Sequence[Run]) -> None:
 
 
 def _figure(width: float, height: float) -> Any:
-    return _need("matplotlib.figure", "viz").Figure(figsize=(width, height), layout="constrained")
+    return need("matplotlib.figure", "viz").Figure(figsize=(width, height), layout="constrained")
 
 
 def _loss_by_trial(recipe: Recipe, runs: Sequence[Run]) -> Any:

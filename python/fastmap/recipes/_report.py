@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fastmap._extras import need
 from fastmap.recipes._arms import HYPERPARAMETER_ARMS, LEARNING_RATES, WEIGHT_ARMS, Run
-from fastmap.search import _need
 
 TEST_OVER_TRAIN = 0.2 / 0.8  # of the splits, for the interval; the search saw training and validation parts
 WORKS = 0.1  # a learning rate works if its validation log-loss is within this of the best of all arms
@@ -68,7 +68,7 @@ def compare(runs: Sequence[Run], part: str, arm: str) -> Comparison:
     mean, n = statistics.fmean(differences), len(differences)
     if n < 2:
         return Comparison(part, arm, mean, math.nan, math.nan)
-    quantile = float(_need("scipy.stats", "demo").t.ppf(0.975, n - 1))
+    quantile = float(need("scipy.stats", "demo").t.ppf(0.975, n - 1))
     half = quantile * statistics.stdev(differences) * math.sqrt(1 / n + TEST_OVER_TRAIN)
     return Comparison(part, arm, mean, mean - half, mean + half)
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import fastmap as fm
+from fastmap._extras import need
 from fastmap.recipes import _arms, _report
 from fastmap.recipes._arms import Budget, Recipe, Run, Tick
-from fastmap.search import _need
 
 Print = Callable[[str], None]
 
@@ -153,7 +153,7 @@ def _one_thread() -> Iterator[None]:
 def _progress(recipe: Recipe, budget: Budget, quiet: bool) -> Iterator[Tick]:
     per_seed = len(_arms.HYPERPARAMETER_ARMS) * budget.trials
     per_seed += len(_arms.WEIGHT_ARMS) * _arms.RATES_PER_ARM
-    tqdm = _need("tqdm", "search").tqdm
+    tqdm = need("tqdm", "search").tqdm
     with tqdm(total=budget.seeds * per_seed, file=sys.stderr, unit="eval", disable=quiet) as bar:
 
         def tick(label: str) -> None:
