@@ -39,7 +39,7 @@ bool cpu_has(const std::string& isa) {
   return isa == "baseline" || isa == "neon";
 }
 
-constexpr std::size_t kBlockBytes = 8192;        // in and stage share the L1 cache
+constexpr std::size_t kBlockBytes = 16384;        // in and stage share the L1 cache
 constexpr std::size_t kStreamBytes = 32u << 20;  // larger outputs bypass the caches
 constexpr std::size_t kPartBytes = 256u << 10;   // what a thread takes at a time
 

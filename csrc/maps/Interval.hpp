@@ -12,7 +12,7 @@ struct Interval {
       2, {{"low", 0, Constraint::lower_bound}, {"high", 1, Constraint::upper_bound}},
       "low", "high", "-inf", "inf",
       {"log((t - low)/(high - t))", "(high - low)/((t - low)*(high - t))",
-       "log((high - low)/((t - low)*(high - t)))", "1/(high - t) - 1/(t - low)",
+       "log((high - low)/((t - low)*(high - t)))", "(2*t - (low + high))/((high - t)*(t - low))",
        "low + (high - low)/(1 + exp(-z))", "(high - low)/((1 + exp(-z))*(1 + exp(z)))",
        "log((high - low)/4) - log1p(sinh(z/2)*sinh(z/2))", "-tanh(z/2)"},
       {2, 4}, "sampled", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}};

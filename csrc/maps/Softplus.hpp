@@ -90,7 +90,11 @@ struct Softplus {
     return select(near, w, v);
   }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
-    return -1 / math::expm1<P>(negate(scaled(t, a)));
+    const HiLo<T> y = scaled(t, a);
+    const T v = -1 / math::expm1<P>(negate(y));
+    if constexpr (P == Path::exact)  // beta (theta - low) may be subnormal
+      return select(y.hi <= Float<T>::small, (1 / a.beta) / (t - a.low), v);
+    return v;
   }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
     return math::sigmoid<P>(two_product(a.beta, z));
@@ -111,8 +115,11 @@ struct Softplus {
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
     const HiLo<T> y = scaled(t, a);
     const T v = -a.beta / math::expm1<P>(y);
-    if constexpr (P == Path::exact)  // e^y overflows before the quotient vanishes
-      return select(y.hi > -math::Constants<T>::exp_low - 1, -math::scaled_exp<P>(a.beta, negate(y)), v);
+    if constexpr (P == Path::exact) {
+      // e^y overflows before the quotient vanishes; beta (theta - low) may be subnormal.
+      const bool far = y.hi > -math::Constants<T>::exp_low - 1, tiny = y.hi <= Float<T>::small;
+      return select(far, -math::scaled_exp<P>(a.beta, negate(y)), select(tiny, -1 / (t - a.low), v));
+    }
     return v;
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T z, const Args<T>& a) {

@@ -12,7 +12,7 @@ struct Tanh {
       2, {{"low", -1, Constraint::lower_bound}, {"high", 1, Constraint::upper_bound}},
       "low", "high", "-inf", "inf",
       {"log((t - low)/(high - t))/2", "(high - low)/(2*(t - low)*(high - t))",
-       "log((high - low)/(2*(t - low)*(high - t)))", "1/(high - t) - 1/(t - low)",
+       "log((high - low)/(2*(t - low)*(high - t)))", "(2*t - (low + high))/((high - t)*(t - low))",
        "low + (high - low)/(1 + exp(-(2*z)))", "2*(high - low)/((1 + exp(-(2*z)))*(1 + exp(2*z)))",
        "log((high - low)/2) - log1p(sinh(z)*sinh(z))", "-(2*tanh(z))"},
       {2, 4}, "sampled", 4, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}}};

@@ -12,8 +12,15 @@ template <class T> struct Args {
   HiLo<T> width;
   math::LogSech2<T> log_sech2;  // of the derivative c sech^2, c = w/4 at y/2 or w/2 at z
   HiLo<T> root;                 // y where theta == 0
-  T ratio, ratio_inv;           // -low / high and its reciprocal
+  HiLo<T> ratio, ratio_inv;     // -low / high and its reciprocal
 };
+
+// a / b, or the nearest number with a finite reciprocal.
+template <class T> inline HiLo<T> finite_ratio(double a, double b) {
+  const double most = double(Float<T>::max), q = a / b;
+  if (!(q < most && q > 1 / most)) return {T(max(min(q, most), 1 / most)), 0};
+  return host::round_to<T>(divide<double>({a, 0}, {b, 0}));
+}
 
 // sech2_factor: c / w.
 template <class T> inline Args<T> prepare(const double* p, double sech2_factor) {
@@ -31,9 +38,8 @@ template <class T> inline Args<T> prepare(const double* p, double sech2_factor) 
   a.which = low < 0 && high > 0 ? 2 : a.log_sech2.has_root ? 1 : 0;
   if (a.which == 2) {
     a.root = host::round_to<T>(host::add(host::log({-low, 0}), negate(host::log({high, 0}))));
-    const T most = Float<T>::max;
-    a.ratio = max(min(T(-low / high), most), 1 / most);
-    a.ratio_inv = max(min(T(high / -low), most), 1 / most);
+    a.ratio = finite_ratio<T>(-low, high);
+    a.ratio_inv = finite_ratio<T>(high, -low);
   }
   return a;
 }
@@ -62,12 +68,15 @@ template <Path P, class T> FM_INLINE T inverse(T y, const Args<T>& a) {
   const bool negative = (d.hi < 0) | ((d.hi == 0) & (d_lo < 0));
   HiLo<T> minus_abs{select(negative, d.hi, -d.hi), select(negative, d_lo, -d_lo)};
   const HiLo<T> e = math::expm1_parts<P>(minus_abs);
-  const T decay = (1 + e.hi) + e.lo;
-  const T side = select(negative, a.low, a.high), c = select(negative, a.ratio, a.ratio_inv);
-  // In HiLo throughout: four roundings in a row would not stay within 2 ULP.
+  const HiLo<T> one_e = two_sum(T(1), e.hi), decay = two_sum(one_e.hi, one_e.lo + e.lo);
+  const T side = select(negative, a.low, a.high);
+  const HiLo<T> c = select(negative, a.ratio, a.ratio_inv);
+  // In HiLo throughout: roundings in a row would not stay within 2 ULP.
   HiLo<T> numerator = two_product(side, -e.hi);
   numerator.lo = fma(side, -e.lo, numerator.lo);
-  const HiLo<T> product = two_product(c, decay), sum = two_sum(T(1), product.hi);
+  HiLo<T> product = two_product(c.hi, decay.hi);
+  product.lo = product.lo + fma(c.hi, decay.lo, c.lo * decay.hi);
+  const HiLo<T> sum = two_sum(T(1), product.hi);
   const HiLo<T> q = divide(numerator, HiLo<T>{sum.hi, sum.lo + product.lo});
   const T r = q.hi + q.lo;
   if constexpr (P == Path::exact)
@@ -97,8 +106,12 @@ template <Path P, class T> FM_INLINE T slope(T t, const Args<T>& a, T factor) {
 
 // factor w sigmoid(-|y|) (1 - sigmoid(-|y|)).
 template <Path P, class T> FM_INLINE T inverse_slope(T y, const Args<T>& a, T factor) {
-  const T s = math::small_sigmoid<P>(y);
-  return factor * a.width.hi * (s * (1 - s));
+  const T s = math::small_sigmoid<P>(y), w = factor * a.width.hi, v = w * (s * (1 - s));
+  if constexpr (P == Path::exact) {  // where e^-|y| is subnormal, w e^-|y| need not be
+    const bool tail = abs(y) > -math::Constants<T>::exp_low - 2;
+    return select(tail, math::scaled_exp<P>(w, HiLo<T>{-abs(y), 0}), v);
+  }
+  return v;
 }
 
 template <Path P, class T> FM_INLINE T log_inverse_slope(T x, const Args<T>& a) {

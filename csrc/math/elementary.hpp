@@ -289,9 +289,9 @@ template <Path P, class T> FM_INLINE HiLo<T> asinh_parts(HiLo<T> x) {
 
 // 2 sinh x = E + E / (1 + E), E = expm1(x), for a HiLo x of at most moderate size.
 template <Path P, class T> FM_INLINE HiLo<T> twice_sinh_parts(HiLo<T> x) {
-  const HiLo<T> e = expm1_parts<P>(x);
-  const T quotient = e.hi / (1 + e.hi);
-  return two_sum(e.hi, quotient + e.lo);
+  const HiLo<T> e = expm1_parts<P>(x), one_e = two_sum(T(1), e.hi);
+  const HiLo<T> q = divide(e, HiLo<T>{one_e.hi, one_e.lo + e.lo}), s = two_sum(e.hi, q.hi);
+  return {s.hi, s.lo + (e.lo + q.lo)};
 }
 // c sinh x, odd. Fast: |x| <= large_exponent.
 template <Path P, class T> FM_INLINE T scaled_sinh(T c, T x) {
