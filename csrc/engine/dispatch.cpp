@@ -39,7 +39,11 @@ bool cpu_has(const std::string& isa) {
   return isa == "baseline" || isa == "neon";
 }
 
-constexpr std::size_t kBlockBytes = 16384;        // in and stage share the L1 cache
+constexpr std::size_t kBlockBytes = 8192;  // input and stage share the L1 cache
+// Streamed blocks are short: as many stores as the store queue holds, so that it drains while the next
+// block is computed. Measured, 64 Mi float32: 2 KiB 3.1 Gelem/s (exp), 8 KiB 2.5, 16 KiB 2.3.
+constexpr std::size_t kStreamBlockBytes = 2048;
+constexpr std::size_t kLineBytes = 64;
 constexpr std::size_t kStreamBytes = 32u << 20;  // larger outputs bypass the caches
 constexpr std::size_t kPartBytes = 256u << 10;   // what a thread takes at a time
 
@@ -185,14 +189,18 @@ Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, st
   const bool in_place = x == out || g == out;
   if (in_place && policy != Policy::nan && any_refused(call, x, n, policy))
     return count_invalid(call, x, n, policy);
-  const std::size_t step = kBlockBytes / call.size, blocks = (n + step - 1) / step;
   const bool stream = n * call.size >= kStreamBytes && !in_place;
+  const std::size_t step = (stream ? kStreamBlockBytes : kBlockBytes) / call.size;
+  const std::size_t blocks = (n + step - 1) / step;
   const bool direct = !stream && !g && !in_place;
+  // Streamed blocks end where a cache line of `out` ends: a line written in two ways costs a flush.
+  const std::size_t lead = stream ? -reinterpret_cast<std::size_t>(out) % kLineBytes / call.size : 0;
   std::atomic<bool> refused{false};
   parallel(blocks, n * call.size, [&](std::size_t begin, std::size_t end) {
-    alignas(64) unsigned char stage[kBlockBytes];
+    alignas(64) unsigned char stage[kBlockBytes + kLineBytes];
     for (std::size_t b = begin; b < end && !refused; ++b) {
-      const std::size_t i = b * step, m = std::min(step, n - i), offset = i * call.size;
+      const std::size_t i = b == 0 ? 0 : std::min(n, lead + b * step);
+      const std::size_t m = std::min(n, lead + (b + 1) * step) - i, offset = i * call.size;
       void* to = direct ? static_cast<void*>(out + offset) : stage;
       if (!compute(call, op, x + offset, to, m, policy)) {
         refused = true;
