@@ -33,8 +33,8 @@ template <class T> inline Args<T> prepare(const double* p, double sech2_factor) 
             host::round_to<T>({2 * half.hi, 2 * half.lo}),
             host::log_sech2<T>(host::sqrt({2 * sech2_factor * half.hi, 2 * sech2_factor * half.lo})),
             {0, 0},
-            1,
-            1};
+            {1, 0},
+            {1, 0}};
   a.which = low < 0 && high > 0 ? 2 : a.log_sech2.has_root ? 1 : 0;
   if (a.which == 2) {
     a.root = host::round_to<T>(host::add(host::log({-low, 0}), negate(host::log({high, 0}))));
