@@ -16,7 +16,7 @@ struct Asinh {
        "tanh(z)"},
       {2, 4}, "sampled", 3, {{1}, {0.02}, {3}}};
   // clang-format on
-  static constexpr int cases = 2;  // 1: scale < 1, so that log|dtheta/dz| has a root
+  static constexpr int cases = 3;  // 0: scale == 1; 2: scale < 1, so that log|dtheta/dz| has a root
 
   template <class T> struct Args {
     T low, high;
@@ -29,11 +29,11 @@ struct Asinh {
     const T scale = T(p[0]);
     const HiLo<double> s{double(scale), 0};
     const math::LogSech2<T> log_sech2 = host::log_sech2<T>(divide({1, 0}, s));
-    return {-Float<T>::inf, Float<T>::inf, log_sech2.has_root, scale, host::round_to<T>(host::log(s)),
-            log_sech2};
+    const int which = scale == 1 ? 0 : log_sech2.has_root ? 2 : 1;
+    return {-Float<T>::inf, Float<T>::inf, which, scale, host::round_to<T>(host::log(s)), log_sech2};
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
-    return (abs(t) <= Float<T>::large) & (abs(t / a.scale) <= Float<T>::large);
+    return (abs(t) <= Float<T>::large) & (a.which == 0 || abs(t / a.scale) <= Float<T>::large);
   }
   template <class T> FM_INLINE static bool usual_z(T z, const Args<T>&) {
     return abs(z) <= math::Constants<T>::large_exponent;
@@ -45,7 +45,8 @@ struct Asinh {
   }
 
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
-    HiLo<T> x = divide(HiLo<T>{t, 0}, HiLo<T>{a.scale, 0});
+    HiLo<T> x{t, 0};
+    if (a.which != 0) x = divide(x, HiLo<T>{a.scale, 0});
     if constexpr (P == Path::exact) {
       const bool ordinary = is_finite(x.hi) & is_finite(x.lo);
       x.lo = select(ordinary, x.lo, T(0));
@@ -77,8 +78,8 @@ struct Asinh {
     return r;
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
-    const T r = a.which == 0 ? math::log_c_sech2<P, false>(z, a.log_sech2)
-                             : math::log_c_sech2<P, true>(z, a.log_sech2);
+    const T r = a.which < 2 ? math::log_c_sech2<P, false>(z, a.log_sech2)
+                            : math::log_c_sech2<P, true>(z, a.log_sech2);
     if constexpr (P == Path::exact)  // where log(scale) no longer counts, and twice |z| may overflow
       return select(abs(z) <= Float<T>::large, T(-0.5) * r, abs(z));
     return T(-0.5) * r;

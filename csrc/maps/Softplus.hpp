@@ -17,7 +17,7 @@ struct Softplus {
        "beta/(1 + exp(beta*z))"},
       {2, 4}, "sampled", 4, {{1, 0}, {2.5, 0}, {0.3, 1}, {1, -1}}};
   // clang-format on
-  static constexpr int cases = 2;  // 1: low < 0, so that theta has a root
+  static constexpr int cases = 3;  // 0: beta == 1, low == 0; 2: low < 0, so that theta has a root
 
   template <class T> struct Args {
     T low, high;
@@ -29,7 +29,8 @@ struct Softplus {
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T beta = T(p[0]), low = T(p[1]);
-    Args<T> a{low, Float<T>::inf, low < 0, beta, host::round_to<T>(host::log({double(beta), 0})), {0, 0}, 0};
+    const int which = low < 0 ? 2 : beta == 1 && low == 0 ? 0 : 1;
+    Args<T> a{low, Float<T>::inf, which, beta, host::round_to<T>(host::log({double(beta), 0})), {0, 0}, 0};
     if (low < 0) {
       const HiLo<double> y = two_product(-double(low), double(beta));
       // log(e^y - 1), and y itself where e^y overflows or is all there is.
@@ -45,6 +46,7 @@ struct Softplus {
   }
   // beta (theta - low)
   template <class T> FM_INLINE static HiLo<T> scaled(T t, const Args<T>& a) {
+    if (a.which == 0) return {t, 0};
     const HiLo<T> p = two_sum(t, -a.low), y = two_product(a.beta, p.hi);
     return {y.hi, y.lo + a.beta * p.lo};
   }
@@ -75,11 +77,12 @@ struct Softplus {
   }
   // beta z is kept as a HiLo: e^y turns its rounding error into |y| / 2 ULP.
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
-    const HiLo<T> y = two_product(a.beta, z), r = math::softplus_parts<P>(y);
-    T v = a.low + (r.hi + r.lo) / a.beta;
+    if (a.which == 0) return math::softplus<P>(z);
+    const HiLo<T> y = two_product(a.beta, z);
+    T v = a.low + math::softplus<P>(y) / a.beta;
     if constexpr (P == Path::exact)
       v = select((abs(y.hi) > -math::Constants<T>::exp_low - 2) & (z > 0), a.low + z, v);
-    if (a.which == 0) return v;
+    if (a.which == 1) return v;
     // Near the root y0: softplus y - softplus y0 = log1p(sigmoid(y0) expm1(y - y0)).
     const HiLo<T> d = two_sum(y.hi, -a.root.hi);
     const bool near = abs(d.hi) < 1;
@@ -109,8 +112,7 @@ struct Softplus {
     return v;
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
-    const HiLo<T> r = math::softplus_parts<P>(negate(two_product(a.beta, z)));
-    return -(r.hi + r.lo);
+    return -(a.which == 0 ? math::softplus<P>(-z) : math::softplus<P>(negate(two_product(a.beta, z))));
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
     const HiLo<T> y = scaled(t, a);

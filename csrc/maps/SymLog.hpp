@@ -17,17 +17,21 @@ struct SymLog {
        "log(scale) + abs(z)", "sign(z)"},
       {2, 4}, "sampled", 3, {{1}, {0.02}, {3}}};
   // clang-format on
-  static constexpr int cases = 1;
+  static constexpr int cases = 2;  // 0: scale == 1
 
   template <class T> struct Args {
-    T low, high, scale;
+    T low, high;
+    int which;
+    T scale;
     HiLo<T> log_scale;
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T scale = T(p[0]);
-    return {-Float<T>::inf, Float<T>::inf, scale, host::round_to<T>(host::log({double(scale), 0}))};
+    return {-Float<T>::inf, Float<T>::inf, scale == 1 ? 0 : 1, scale,
+            host::round_to<T>(host::log({double(scale), 0}))};
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
+    if (a.which == 0) return abs(t) <= Float<T>::large;
     return (abs(t) <= Float<T>::large) & (a.scale >= Float<T>::small) & (a.scale <= Float<T>::large) &
            (abs(t) / a.scale <= Float<T>::large);
   }
@@ -38,7 +42,7 @@ struct SymLog {
 
   // log1p(|t| / scale) as the logarithm of the exact quotient (scale + |t|) / scale.
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
-    T r = math::log_ratio<P>(sum(t, a), HiLo<T>{a.scale, 0});
+    T r = a.which == 0 ? math::log<P>(sum(t, a)) : math::log_ratio<P>(sum(t, a), HiLo<T>{a.scale, 0});
     if constexpr (P == Path::exact) {
       // scale + |t| overflows only where scale no longer matters.
       const T huge = math::log_ratio<P>(HiLo<T>{abs(t), 0}, HiLo<T>{a.scale, 0});

@@ -17,10 +17,14 @@ struct Tanh {
        "log((high - low)/2) - log1p(sinh(z)*sinh(z))", "-(2*tanh(z))"},
       {2, 4}, "sampled", 4, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}}};
   // clang-format on
-  static constexpr int cases = 3;  // see bounded::Args
+  static constexpr int cases = 4;  // see bounded::Args; 3: (-1, 1)
 
   template <class T> using Args = bounded::Args<T>;
-  template <class T> static Args<T> prepare(const double* p) { return bounded::prepare<T>(p, 0.5); }
+  template <class T> static Args<T> prepare(const double* p) {
+    Args<T> a = bounded::prepare<T>(p, 0.5);
+    if (a.low == -1 && a.high == 1) a.which = 3;
+    return a;
+  }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return bounded::usual_theta(t, a);
   }
@@ -32,7 +36,7 @@ struct Tanh {
     return T(0.5) * math::log_ratio<P>(bounded::above(t, a), bounded::below(t, a));
   }
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
-    return bounded::inverse<P>(2 * z, a);
+    return a.which == 3 ? math::tanh<P>(z) : bounded::inverse<P>(2 * z, a);
   }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
     return bounded::slope<P>(t, a, T(0.5));

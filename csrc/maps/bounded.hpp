@@ -8,7 +8,7 @@ namespace fastmap::FM_ISA::bounded {
 
 template <class T> struct Args {
   T low, high;
-  int which;  // 1: low < 0 < high, so that theta has a root inside
+  int which;  // 2: low < 0 < high, so that theta has a root inside; 1: only the log-derivative has one
   HiLo<T> width;
   math::LogSech2<T> log_sech2;  // of the derivative c sech^2, c = w/4 at y/2 or w/2 at z
   HiLo<T> root;                 // y where theta == 0
@@ -115,8 +115,8 @@ template <Path P, class T> FM_INLINE T inverse_slope(T y, const Args<T>& a, T fa
 }
 
 template <Path P, class T> FM_INLINE T log_inverse_slope(T x, const Args<T>& a) {
-  return a.which == 0 ? math::log_c_sech2<P, false>(x, a.log_sech2)
-                      : math::log_c_sech2<P, true>(x, a.log_sech2);
+  return a.which == 0 || a.which == 3 ? math::log_c_sech2<P, false>(x, a.log_sech2)
+                                      : math::log_c_sech2<P, true>(x, a.log_sech2);
 }
 
 // d/dtheta log(1 / (p q)) = 1/q - 1/p

@@ -4,6 +4,7 @@ z = f(theta); minimise loss(f⁻¹(z)); the best point comes back as theta. `for
 to search space, `inverse` comes back. See `catalog` for the maps and `minimize` for the search.
 """
 
+from fastmap._audit import Audit, audit
 from fastmap._errors import DomainError
 from fastmap._functional import (
     forward,
@@ -27,6 +28,7 @@ constrain = inverse
 unconstrain = forward
 
 __all__ = [
+    "Audit",
     "DomainError",
     "Map",
     "Param",
@@ -35,6 +37,7 @@ __all__ = [
     "Space",
     "Trial",
     "__version__",
+    "audit",
     "catalog",
     "constrain",
     "forward",
