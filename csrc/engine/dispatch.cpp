@@ -65,7 +65,18 @@ struct Call {
   DType dtype;
 };
 
+// The constants of the last call are kept: for small buffers, preparing them would be most of the work.
 Call make_call(Op op, int map, DType dtype, const std::vector<double>& params) {
+  thread_local struct {
+    int map = -1;
+    DType dtype;
+    std::vector<double> params;
+    Call call;
+  } last;
+  if (last.map == map && last.dtype == dtype && last.params == params) {
+    last.call.on_theta = op < kThetaOps;
+    return last.call;
+  }
   const Isa& isa = active_isa();
   Call call{isa.engine, &isa.maps[map]->kernels[dtype], {}, dtype == kFloat32 ? 4u : 8u, op < kThetaOps,
             dtype};
@@ -74,6 +85,11 @@ Call make_call(Op op, int map, DType dtype, const std::vector<double>& params) {
   std::copy(effective.begin(), effective.end(), p);
   FloatMode mode;
   call.kernels->prepare(p, call.args);
+  last.map = -1;  // should copying the parameters throw
+  last.params = params;
+  last.call = call;
+  last.dtype = dtype;
+  last.map = map;
   return call;
 }
 

@@ -16,6 +16,9 @@ def apply(
     out: int,
     policy: int,
 ) -> tuple[int, int]: ...
+def apply_arrays(
+    op: int, map: int, params: tuple[float, ...], policy: int, x: object, out: object
+) -> bool: ...
 def log_det(
     op: int,
     map: int,

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastmap import _native
+from fastmap import _core, _native
 from fastmap._map import MapLike, resolve
 from fastmap._native import Axis, Invalid
 
@@ -136,6 +136,8 @@ def _elementwise(
     m, policy = resolve(map), _native.policy_code(invalid)
     if (torch := _torch_for(x)) is not None:
         return torch.elementwise(op, argument, x, m, out, policy)
+    if _core.apply_arrays(_core.OPS[op], m.entry["id"], m.values, policy, x, out):
+        return out  # plain arrays, nothing to refuse: by far the most frequent call
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
     _native.apply(op, m, array, result, argument=argument, policy=policy)

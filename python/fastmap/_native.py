@@ -71,6 +71,9 @@ def apply(
     grad_argument: str = "grad",
 ) -> None:
     """out = op(x), times `grad` where given; `out` is dense and has the shape and dtype of x."""
+    code, number = _core.OPS[op], map.entry["id"]
+    if grad is None and _core.apply_arrays(code, number, map.values, policy, x, out):
+        return
     _refuse_partial_overlap(x, out, argument)
     if grad is not None:
         _refuse_partial_overlap(grad, out, grad_argument)
@@ -82,8 +85,8 @@ def apply(
     multiply_later = grad is not None and not _same_layout(grad, out)
     grad_pointer = 0 if grad is None or multiply_later else _pointer(grad)
     count, first = _core.apply(
-        _core.OPS[op],
-        map.entry["id"],
+        code,
+        number,
         _DTYPES[x.dtype],
         map.values,
         x.size,
