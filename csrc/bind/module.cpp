@@ -128,6 +128,9 @@ PYBIND11_MODULE(_core, m) {
                     py::arg("isas") = available, py::arg("threads") = num_threads(),
                     py::arg("compiler") = __VERSION__);
   });
+  m.def("advise_huge_pages", [](std::uintptr_t buffer, std::size_t bytes) {
+    advise_huge_pages(reinterpret_cast<void*>(buffer), bytes);
+  });
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", &num_threads);
   active_isa();   // an unavailable FASTMAP_ISA is an error at import,

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include <sys/mman.h>
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -277,6 +279,15 @@ Invalid log_det(Op op, int map, DType dtype, const std::vector<double>& params, 
     sums[r] = p[0];
   }
   return {};
+}
+
+void advise_huge_pages(void* buffer, std::size_t bytes) {
+  constexpr std::uintptr_t page = 2u << 20;
+  const std::uintptr_t start = (reinterpret_cast<std::uintptr_t>(buffer) + page - 1) / page * page;
+  const std::uintptr_t end = (reinterpret_cast<std::uintptr_t>(buffer) + bytes) / page * page;
+#if defined(MADV_HUGEPAGE)
+  if (start < end) madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);  // advice only
+#endif
 }
 
 }  // namespace fastmap

@@ -42,4 +42,8 @@ Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, st
 Invalid log_det(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t rows,
                 std::size_t n, const void* x, double* sums, Op value_op, void* out, Policy policy);
 
+// Asks for huge pages behind a large buffer that nobody has touched yet: a page fault every 4 KiB costs more
+// than the mapping itself.
+void advise_huge_pages(void* buffer, std::size_t bytes);
+
 }  // namespace fastmap

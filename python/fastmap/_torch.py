@@ -189,7 +189,9 @@ def _memory(x: Tensor, argument: str) -> _native.FloatArray:
 
 def _output(out: Any, like: Tensor, argument: str) -> Tensor:
     if out is None:
-        return torch.empty_like(like, requires_grad=False)
+        fresh = torch.empty_like(like, requires_grad=False)
+        _native.advise_huge_pages(fresh.data_ptr(), fresh.nbytes)
+        return fresh
     if not isinstance(out, Tensor):
         kind = type(out).__name__
         raise TypeError(f"out: expected a torch tensor as {argument} is one, got {kind}")
