@@ -1,8 +1,8 @@
 // pybind11 only: pointers in, one call into the engine with the GIL released, numbers out.
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bind/borrow.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/threads.hpp"
 #include "fastmap_registry.hpp"
@@ -61,35 +61,17 @@ int map_of(int id) {
   return id;
 }
 
-// Exactly a numpy.ndarray, float32 or float64, C-contiguous, aligned, in native byte order.
-bool is_plain(const py::detail::PyArray_Proxy* a) {
-  const auto& api = py::detail::npy_api::get();
-  if (Py_TYPE(reinterpret_cast<const PyObject*>(a)) != api.PyArray_Type_) return false;
-  const auto* descr = py::detail::array_descriptor_proxy(a->descr);
-  const int wanted = api.NPY_ARRAY_C_CONTIGUOUS_ | api.NPY_ARRAY_ALIGNED_;
-  return (descr->kind == 'f' && (descr->type == 'f' || descr->type == 'd') && descr->byteorder == '=' &&
-          (a->flags & wanted) == wanted);
-}
-
-// out = op(x) in the usual case: two plain arrays of one shape and dtype, apart or the same. False where the
+// out = op(x) in the usual case: two plain buffers of one shape and dtype, apart or the same. False where the
 // case is another or a value was refused: then the caller looks closer and says what is wrong.
 bool apply_arrays(int op, int map, const std::vector<double>& params, int policy, py::handle x_,
                   py::handle out_) {
-  const auto *x = py::detail::array_proxy(x_.ptr()), *out = py::detail::array_proxy(out_.ptr());
-  if (!is_plain(x) || !is_plain(out) || !(out->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
+  bind::Plain x, out;
+  if (!bind::borrow(x_, x) || !bind::borrow(out_, out) || !out.writeable || !x.same_form(out) ||
+      x.partly_overlaps(out))
     return false;
-  const char type = py::detail::array_descriptor_proxy(x->descr)->type;
-  if (type != py::detail::array_descriptor_proxy(out->descr)->type || x->nd != out->nd) return false;
-  std::size_t n = 1;
-  for (int i = 0; i < x->nd; ++i) {
-    if (x->dimensions[i] != out->dimensions[i]) return false;
-    n *= std::size_t(x->dimensions[i]);
-  }
-  const std::size_t bytes = n * (type == 'f' ? 4 : 8);
-  if (x->data != out->data && x->data < out->data + bytes && out->data < x->data + bytes) return false;
   py::gil_scoped_release release;
-  const Invalid invalid = apply(Op(op), map_of(map), type == 'f' ? kFloat32 : kFloat64, params, n, x->data,
-                                nullptr, out->data, Policy(policy));
+  const Invalid invalid = apply(Op(op), map_of(map), x.is_double ? kFloat64 : kFloat32, params, x.elements,
+                                x.data, nullptr, out.data, Policy(policy));
   return invalid.count == 0;
 }
 

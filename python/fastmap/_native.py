@@ -19,14 +19,8 @@ Invalid: TypeAlias = Literal["raise", "nan", "clip"]
 Axis: TypeAlias = int | tuple[int, ...] | None
 
 _DTYPES = {np.dtype(np.float32): 0, np.dtype(np.float64): 1}
-_LARGE = 4 << 20  # bytes
+LARGE = 4 << 20  # bytes from which huge pages pay
 _POLICIES = {"raise": 0, "nan": 1, "clip": 2}
-
-
-def advise_huge_pages(pointer: int, nbytes: int) -> None:
-    """Ask for huge pages behind a fresh buffer where that pays."""
-    if nbytes >= _LARGE:
-        _core.advise_huge_pages(pointer, nbytes)
 
 
 def policy_code(invalid: Invalid | None) -> int:
@@ -53,7 +47,8 @@ def as_output(out: object, like: FloatArray, argument: str) -> FloatArray:
     """`out` if the result for `like` can be written into it; a new array for None."""
     if out is None:
         fresh = np.empty_like(like, subok=False)
-        advise_huge_pages(_pointer(fresh), fresh.nbytes)
+        if fresh.nbytes >= LARGE:
+            _core.advise_huge_pages(_pointer(fresh), fresh.nbytes)
         return fresh
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out: expected a NumPy array as {argument} is one, got {type(out).__name__}")

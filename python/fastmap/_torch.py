@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmap import _native
+from fastmap import _core, _native
 from fastmap._map import Map
 from fastmap._native import Axis
+
+_KINDS = (Tensor, torch.nn.Parameter)  # other subclasses hide what their memory means
 
 # d op / dx as an op, where there is one; the second derivatives of the map are
 # f'' = f' (log |f'|)', which `_times_derivative` writes as a product.
@@ -152,6 +154,11 @@ def _apply(
     grad: Tensor | None = None,
     grad_argument: str = "grad",
 ) -> Tensor:
+    if grad is None and _usual(x, out):
+        code, number = _core.OPS[op], map.entry["id"]
+        if _core.apply_arrays(code, number, map.values, policy, x, out):
+            _written(out)
+            return out
     array, result = _memory(x, argument), _output(out, x, argument)
     _native.apply(
         op,
@@ -172,9 +179,18 @@ def _log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
     return torch.from_numpy(sums)
 
 
+def _usual(x: Tensor, out: Any) -> bool:
+    """Whether the native call may borrow both; it checks device, dtype, shape, layout and overlap itself."""
+    return (
+        type(out) is Tensor
+        and type(x) in _KINDS
+        and not (out.requires_grad or x.is_neg() or out.is_neg() or out.is_inference())
+    )
+
+
 def _memory(x: Tensor, argument: str) -> _native.FloatArray:
     """A NumPy view of the tensor's memory."""
-    if type(x) not in (torch.Tensor, torch.nn.Parameter):
+    if type(x) not in _KINDS:
         raise TypeError(f"{argument}: tensor subclass {type(x).__name__} is not supported")
     if x.device.type != "cpu":
         raise ValueError(f"{argument}: device {x.device} is not supported; use a CPU tensor")
@@ -190,7 +206,8 @@ def _memory(x: Tensor, argument: str) -> _native.FloatArray:
 def _output(out: Any, like: Tensor, argument: str) -> Tensor:
     if out is None:
         fresh = torch.empty_like(like, requires_grad=False)
-        _native.advise_huge_pages(fresh.data_ptr(), fresh.nbytes)
+        if fresh.nbytes >= _native.LARGE:
+            _core.advise_huge_pages(fresh.data_ptr(), fresh.nbytes)
         return fresh
     if not isinstance(out, Tensor):
         kind = type(out).__name__

@@ -206,11 +206,11 @@ def minimize(
     budget = _DEFAULT_BUDGET[kind] if budget is None else budget
     if budget < 1:
         raise ValueError(f"budget: must be at least 1, got {budget}")
-    search = _tune if kind == "tuner" else _descend
-    best: _Best = _Best(direction)
+    search = _Search(_with_trial(objective), space, method, budget, seed, lr, init, catch)
+    best = _Best(direction)
     history: list[Record] = []
     start = time.perf_counter()
-    steps = search(_with_trial(objective), space, method, budget, seed, lr, init, catch, best)
+    steps = _tune(search, best) if kind == "tuner" else _descend(search, best)
     try:
         for record in _shown(steps, budget, best, progress):
             history.append(record)
@@ -227,6 +227,20 @@ def minimize(
         raise ValueError(f"objective: none of {len(history)} evaluations gave a finite loss")
     seconds = time.perf_counter() - start
     return Result(best.theta, best.loss, history, method, reason, space, direction, seconds)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What `minimize` was asked for."""
+
+    objective: Callable[[dict[str, Any], Trial], Any]
+    space: Space
+    method: str
+    budget: int
+    seed: int | None
+    lr: float
+    init: dict[str, Any] | None
+    catch: tuple[type[Exception], ...]
 
 
 class _Best:
@@ -260,19 +274,10 @@ def _choose(method: str, space: Space) -> tuple[str, str]:
     return "tpe", "black box, since all parameters are scalars"
 
 
-def _tune(
-    objective: Callable[[dict[str, Any], Trial], Any],
-    space: Space,
-    method: str,
-    budget: int,
-    seed: int | None,
-    lr: float,
-    init: dict[str, Any] | None,
-    catch: tuple[type[Exception], ...],
-    best: _Best,
-) -> Iterator[Record]:
+def _tune(search: _Search, best: _Best) -> Iterator[Record]:
     """Optuna on z: one uniform distribution per number of the space."""
     optuna = need("optuna", "search")
+    space = search.space
     names = {name: _element_names(name, param) for name, param in space.items()}
     boxes = {
         element: optuna.distributions.FloatDistribution(*_named_box(name, param))
@@ -281,11 +286,13 @@ def _tune(
     }
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     with _quiet(optuna):
-        study = optuna.create_study(direction=best.direction, sampler=samplers[method](seed=seed))
+        study = optuna.create_study(
+            direction=best.direction, sampler=samplers[search.method](seed=search.seed)
+        )
     study.set_user_attr("fastmap:space", space.to_json())
-    if init is not None:
-        study.enqueue_trial(_z_by_element(space, names, init))
-    for number in range(budget):
+    if search.init is not None:
+        study.enqueue_trial(_z_by_element(space, names, search.init))
+    for number in range(search.budget):
         trial = study.ask(boxes)
         z, theta = {}, {}
         for name, param in space.items():
@@ -294,12 +301,12 @@ def _tune(
             theta[name] = _python(param.from_z(values.reshape(param.shape)), param)
         loss, state = math.nan, "COMPLETE"
         try:
-            loss = float(objective(dict(theta), Trial(number, trial)))
+            loss = float(search.objective(dict(theta), Trial(number, trial)))
             # Optuna would take an infinite loss for a good observation.
             state = "COMPLETE" if math.isfinite(loss) else "FAIL"
         except optuna.TrialPruned:
             state = "PRUNED"
-        except catch:
+        except search.catch:
             state = "FAIL"
         for name, value in theta.items():
             trial.set_user_attr(f"theta:{name}", json.loads(json.dumps(value, default=_plain)))
@@ -312,41 +319,35 @@ def _tune(
         yield Record(number, theta, z, loss, state)
 
 
-def _descend(
-    objective: Callable[[dict[str, Any], Trial], Any],
-    space: Space,
-    method: str,
-    budget: int,
-    seed: int | None,
-    lr: float,
-    init: dict[str, Any] | None,
-    catch: tuple[type[Exception], ...],
-    best: _Best,
-) -> Iterator[Record]:
+def _descend(search: _Search, best: _Best) -> Iterator[Record]:
     """torch.optim on z; theta = f⁻¹(z) inside the graph."""
     torch = need("torch", "torch")
+    space = search.space
     maps = {name: param.gradient_map for name, param in space.items()}
     z = {
-        name: _start(torch, name, param, (init or {}).get(name, param.init)) for name, param in space.items()
+        name: _start(torch, name, param, (search.init or {}).get(name, param.init))
+        for name, param in space.items()
     }
     boxes = {
         name: param.z_box
         for name, param in space.items()
         if param.map is not None and param.low is not None and param.high is not None
     }
-    optimizer = getattr(torch.optim, _OPTIMIZERS[method])(
-        z.values(), lr=lr, maximize=best.direction == "maximize"
+    optimizer = getattr(torch.optim, _OPTIMIZERS[search.method])(
+        z.values(), lr=search.lr, maximize=best.direction == "maximize"
     )
     small = space.size <= _LARGEST_RECORD
-    for number in range(budget):
+    for number in range(search.budget):
         optimizer.zero_grad()
         theta = {name: _functional.inverse(z[name], maps[name]) for name in space}
+        for name in boxes:
+            theta[name] = _pinned(theta[name], *space[name].box)
         state = "COMPLETE"
         try:
-            loss = objective(dict(theta), Trial(number))
+            loss = search.objective(dict(theta), Trial(number))
             value = float(loss.detach())
             state = "COMPLETE" if math.isfinite(value) else "FAIL"
-        except catch:
+        except search.catch:
             value, state = math.nan, "FAIL"
         if best.offer(value):
             best.theta = {name: _python(t.detach().clone(), space[name]) for name, t in theta.items()}
@@ -363,6 +364,12 @@ def _descend(
         optimizer.step()
         for name, (z_low, z_high) in boxes.items():
             z[name].data.clamp_(z_low, z_high)
+
+
+def _pinned(theta: Any, low: float, high: float) -> Any:
+    """theta moved into the box, which rounding may leave by an ULP; the gradient passes as it is."""
+    inside = theta.detach().clamp(low, high)
+    return theta + (inside - theta.detach())
 
 
 def _start(torch: Any, name: str, param: Param, init: Any) -> Any:

@@ -1,0 +1,119 @@
+// Plain arrays of NumPy and tensors of frameworks, seen as memory without a copy or a Python call.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <unordered_map>
+
+namespace fastmap::bind {
+
+namespace py = pybind11;
+
+// The parts of the DLPack 1.x binary interface that are read here (dmlc/dlpack, dlpack.h).
+namespace dlpack {
+struct Tensor {
+  void* data;
+  std::int32_t device_type, device_id;  // 1: CPU
+  std::int32_t ndim;
+  std::uint8_t type_code, bits;  // 2: floating point
+  std::uint16_t lanes;
+  std::int64_t *shape, *strides;  // in elements; no strides: C order
+  std::uint64_t byte_offset;
+};
+struct ExchangeApi {
+  std::uint32_t major, minor;
+  const ExchangeApi* older;
+  void *allocator, *managed_from_py, *managed_to_py;
+  int (*tensor_from_py)(void* object, Tensor* out);  // borrows; may be null
+  void* current_stream;
+};
+}  // namespace dlpack
+
+// A C-contiguous float32 or float64 buffer on the CPU.
+struct Plain {
+  char* data = nullptr;
+  bool is_numpy = false, is_double = false, writeable = false;
+  int ndim = 0;
+  std::int64_t shape[16];
+  std::size_t elements = 1;
+
+  std::size_t bytes() const { return elements * (is_double ? 8 : 4); }
+  bool same_form(const Plain& other) const {
+    return is_numpy == other.is_numpy && is_double == other.is_double && ndim == other.ndim &&
+           std::equal(shape, shape + ndim, other.shape);
+  }
+  bool partly_overlaps(const Plain& other) const {
+    return data != other.data && data < other.data + other.bytes() && other.data < data + bytes();
+  }
+};
+
+constexpr int kMaxDims = 16;
+
+// Exactly numpy.ndarray, aligned, in native byte order.
+inline bool borrow_array(py::handle object, Plain& plain) {
+  using Api = py::detail::npy_api;
+  const auto* array = py::detail::array_proxy(object.ptr());
+  if (Py_TYPE(object.ptr()) != Api::get().PyArray_Type_) return false;
+  const auto* descr = py::detail::array_descriptor_proxy(array->descr);
+  constexpr int wanted = Api::NPY_ARRAY_C_CONTIGUOUS_ | Api::NPY_ARRAY_ALIGNED_;
+  if ((descr->type != 'f' && descr->type != 'd') || descr->byteorder != '=' ||
+      (array->flags & wanted) != wanted || array->nd > kMaxDims)
+    return false;
+  plain.data = array->data;
+  plain.is_numpy = true;
+  plain.is_double = descr->type == 'd';
+  plain.writeable = array->flags & Api::NPY_ARRAY_WRITEABLE_;
+  plain.ndim = array->nd;
+  for (int i = 0; i < array->nd; ++i) {
+    plain.shape[i] = array->dimensions[i];
+    plain.elements *= std::size_t(array->dimensions[i]);
+  }
+  return true;
+}
+
+// A tensor whose type offers DLPack's C exchange interface. What that does not tell (requires_grad, negative
+// bit) is the caller's to check.
+inline bool borrow_tensor(py::handle object, Plain& plain) {
+  static std::unordered_map<PyTypeObject*, decltype(dlpack::ExchangeApi::tensor_from_py)> known;
+  PyTypeObject* type = Py_TYPE(object.ptr());
+  auto found = known.find(type);
+  if (found == known.end()) {
+    const py::object capsule = py::getattr(py::handle(reinterpret_cast<PyObject*>(type)),
+                                           "__dlpack_c_exchange_api__", py::none());
+    if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return false;
+    auto* api = static_cast<const dlpack::ExchangeApi*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    while (api && api->major != 1) api = api->older;
+    if (!api || !api->tensor_from_py) return false;
+    Py_INCREF(type);  // stays as long as its entry
+    found = known.emplace(type, api->tensor_from_py).first;
+  }
+  dlpack::Tensor tensor;
+  if (found->second(object.ptr(), &tensor) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  if (tensor.device_type != 1 || tensor.type_code != 2 || tensor.lanes != 1 ||
+      (tensor.bits != 32 && tensor.bits != 64) || tensor.ndim > kMaxDims)
+    return false;
+  plain.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  plain.is_double = tensor.bits == 64;
+  plain.writeable = true;
+  plain.ndim = tensor.ndim;
+  for (int i = tensor.ndim - 1; i >= 0; --i) {
+    if (tensor.strides && tensor.shape[i] != 1 && tensor.strides[i] != std::int64_t(plain.elements))
+      return false;
+    plain.shape[i] = tensor.shape[i];
+    plain.elements *= std::size_t(tensor.shape[i]);
+  }
+  return true;
+}
+
+inline bool borrow(py::handle object, Plain& plain) {
+  return borrow_array(object, plain) || borrow_tensor(object, plain);
+}
+
+}  // namespace fastmap::bind
