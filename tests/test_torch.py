@@ -101,8 +101,11 @@ def refusals() -> dict[str, tuple[type[Exception], str, object]]:
         inference = torch.ones(4, 6)
     wide = torch.ones(4, 12)[:, ::2]
     return {
-        "half": (TypeError, "theta: dtype torch.float16", lambda: fm.forward(x.half(), "log")),
-        "bfloat16": (TypeError, "theta: dtype torch.bfloat16", lambda: fm.forward(x.bfloat16(), "log")),
+        "float8": (
+            TypeError,
+            "theta: dtype torch.float8",
+            lambda: fm.forward(x.to(torch.float8_e5m2), "log"),
+        ),
         "int": (TypeError, "theta: dtype torch.int64", lambda: fm.forward(x.long(), "log")),
         "complex": (TypeError, "theta: dtype torch.complex64", lambda: fm.forward(x + 0j, "log")),
         "device": (ValueError, "theta: device meta", lambda: fm.forward(x.to("meta"), "log")),

@@ -52,9 +52,9 @@ py::list catalog() {
   return maps;
 }
 
-DType dtype_of(int code) {
-  if (code != kFloat32 && code != kFloat64) throw py::value_error("dtype must be 0 or 1");
-  return DType(code);
+Storage storage_of(int code) {
+  if (code < 0 || code >= kStorages) throw py::value_error("no such dtype");
+  return Storage(code);
 }
 int map_of(int id) {
   if (id < 0 || std::size_t(id) >= map_count()) throw py::value_error("no such map");
@@ -70,8 +70,8 @@ bool apply_arrays(int op, int map, const std::vector<double>& params, int policy
       x.partly_overlaps(out))
     return false;
   py::gil_scoped_release release;
-  const Invalid invalid = apply(Op(op), map_of(map), x.is_double ? kFloat64 : kFloat32, params, x.elements,
-                                x.data, nullptr, out.data, Policy(policy));
+  const Invalid invalid = apply(Op(op), map_of(map), x.is_double ? kStoredFloat64 : kStoredFloat32, params,
+                                x.elements, x.data, nullptr, out.data, Policy(policy));
   return invalid.count == 0;
 }
 
@@ -83,13 +83,14 @@ PYBIND11_MODULE(_core, m) {
   for (int op = 0; op < kOps; ++op) ops[kOpNames[op]] = op;
   m.attr("OPS") = ops;
   m.def("check_params", [](int map, int dtype, const std::vector<double>& params) {
-    effective_params(map_of(map), dtype_of(dtype), params);
+    effective_params(map_of(map), storage_of(dtype), params);
   });
   m.def("apply", [](int op, int map, int dtype, const std::vector<double>& params, std::size_t n,
                     std::uintptr_t x, std::uintptr_t g, std::uintptr_t out, int policy) {
     py::gil_scoped_release release;
-    const Invalid r = apply(Op(op), map_of(map), dtype_of(dtype), params, n, reinterpret_cast<const void*>(x),
-                            reinterpret_cast<const void*>(g), reinterpret_cast<void*>(out), Policy(policy));
+    const Invalid r = apply(Op(op), map_of(map), storage_of(dtype), params, n,
+                            reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(g),
+                            reinterpret_cast<void*>(out), Policy(policy));
     return std::make_pair(r.count, r.first);
   });
   m.def("apply_arrays", &apply_arrays);
@@ -97,7 +98,7 @@ PYBIND11_MODULE(_core, m) {
         [](int op, int map, int dtype, const std::vector<double>& params, std::size_t rows, std::size_t n,
            std::uintptr_t x, std::uintptr_t sums, int value_op, std::uintptr_t out, int policy) {
           py::gil_scoped_release release;
-          const Invalid r = log_det(Op(op), map_of(map), dtype_of(dtype), params, rows, n,
+          const Invalid r = log_det(Op(op), map_of(map), storage_of(dtype), params, rows, n,
                                     reinterpret_cast<const void*>(x), reinterpret_cast<double*>(sums),
                                     Op(value_op), reinterpret_cast<void*>(out), Policy(policy));
           return std::make_pair(r.count, r.first);

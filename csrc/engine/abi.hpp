@@ -18,7 +18,10 @@ enum Op {
   kOps
 };
 constexpr int kThetaOps = kInverse;
-enum DType { kFloat32, kFloat64, kDTypes };
+enum DType { kFloat32, kFloat64, kDTypes };  // what kernels compute in
+// What buffers hold. The 16-bit types are widened to float32 and the result is rounded once, block by block in
+// the L1 cache: they add no kernels.
+enum Storage { kStoredFloat32, kStoredFloat64, kStoredBFloat16, kStoredFloat16, kStorages };
 
 enum class Constraint { finite, positive, nonzero, lower_bound, upper_bound };
 
@@ -78,6 +81,9 @@ constexpr std::size_t kSumBlock = 4096;
 struct EngineTable {
   void (*multiply[kDTypes])(const void* a, const void* b, void* out, std::size_t n);
   double (*sum[kDTypes])(const void* x, std::size_t n);
+  // bfloat16, float16: to and from float32, rounding to nearest even.
+  void (*widen[2])(const void* from, void* to, std::size_t n);
+  void (*narrow[2])(const void* from, void* to, std::size_t n);
   // Non-temporal copy that meanwhile fetches as many bytes at `next` into the cache.
   void (*stream)(const void* from, void* to, std::size_t bytes, const void* next);
 };

@@ -62,27 +62,47 @@ struct Call {
   const EngineTable* engine;
   const MapKernels* kernels;
   ArgsBuffer args;
-  std::size_t size;  // of an element
+  std::size_t size;  // of an element in the buffers
   bool on_theta;
   DType dtype;
+  void (*widen)(const void* from, void* to, std::size_t n);  // null: buffers hold what kernels compute in
+  void (*narrow)(const void* from, void* to, std::size_t n);
+
+  std::size_t compute_size() const { return dtype == kFloat32 ? 4 : 8; }
+  // The block as kernels take it: itself, or widened into `wide`.
+  const void* block(const void* x, void* wide, std::size_t n) const {
+    if (!widen) return x;
+    widen(x, wide, n);
+    return wide;
+  }
 };
 
 // The constants of the last call are kept: for small buffers, preparing them would be most of the work.
-Call make_call(Op op, int map, DType dtype, const std::vector<double>& params) {
+Call make_call(Op op, int map, Storage storage, const std::vector<double>& params) {
   thread_local struct {
     int map = -1;
-    DType dtype;
+    Storage storage;
     std::vector<double> params;
     Call call;
   } last;
-  if (last.map == map && last.dtype == dtype && last.params == params) {
+  if (last.map == map && last.storage == storage && last.params == params) {
     last.call.on_theta = op < kThetaOps;
     return last.call;
   }
-  const Isa& isa = active_isa();
-  Call call{isa.engine, &isa.maps[map]->kernels[dtype], {}, dtype == kFloat32 ? 4u : 8u, op < kThetaOps,
-            dtype};
-  const auto effective = effective_params(map, dtype, params);
+  const EngineTable* engine = active_isa().engine;
+  const DType dtype = storage == kStoredFloat64 ? kFloat64 : kFloat32;
+  const int half = storage - kStoredBFloat16;  // which of the 16-bit types, if it is one
+  Call call{engine,
+            &active_isa().maps[map]->kernels[dtype],
+            {},
+            storage == kStoredFloat64   ? 8u
+            : storage == kStoredFloat32 ? 4u
+                                        : 2u,
+            op < kThetaOps,
+            dtype,
+            half < 0 ? nullptr : engine->widen[half],
+            half < 0 ? nullptr : engine->narrow[half]};
+  const auto effective = effective_params(map, storage, params);
   double p[kMaxParams] = {};
   std::copy(effective.begin(), effective.end(), p);
   FloatMode mode;
@@ -90,7 +110,7 @@ Call make_call(Op op, int map, DType dtype, const std::vector<double>& params) {
   last.map = -1;  // should copying the parameters throw
   last.params = params;
   last.call = call;
-  last.dtype = dtype;
+  last.storage = storage;
   last.map = map;
   return call;
 }
@@ -115,22 +135,29 @@ bool compute(const Call& call, Op op, const void* x, void* out, std::size_t n, P
 
 Invalid count_invalid(const Call& call, const void* x, std::size_t n, Policy policy) {
   const bool nan_only = policy == Policy::clip || !call.on_theta;
+  alignas(64) unsigned char wide[kBlockBytes];
+  const std::size_t step = kBlockBytes / call.compute_size();
   Invalid r;
   FloatMode mode;
-  for (std::size_t i = 0; i < n; ++i)
-    if (!call.kernels->valid[nan_only](x, i, call.args) && r.count++ == 0) r.first = i;
+  for (std::size_t begin = 0; begin < n; begin += step) {
+    const std::size_t m = std::min(step, n - begin);
+    const void* block = call.block(static_cast<const char*>(x) + begin * call.size, wide, m);
+    for (std::size_t i = 0; i < m; ++i)
+      if (!call.kernels->valid[nan_only](block, i, call.args) && r.count++ == 0) r.first = begin + i;
+  }
   return r;
 }
 
 bool any_refused(const Call& call, const void* x, std::size_t n, Policy policy) {
   const bool nan_only = policy == Policy::clip || !call.on_theta;
-  const std::size_t step = kBlockBytes / call.size, blocks = (n + step - 1) / step;
+  const std::size_t step = kBlockBytes / call.compute_size(), blocks = (n + step - 1) / step;
   std::atomic<bool> refused{false};
   parallel(blocks, n * call.size, [&](std::size_t begin, std::size_t end) {
+    alignas(64) unsigned char wide[kBlockBytes];
     for (std::size_t b = begin; b < end && !refused; ++b) {
-      const std::size_t i = b * step;
-      const void* block = static_cast<const char*>(x) + i * call.size;
-      if (!call.kernels->all_valid[nan_only](block, std::min(step, n - i), call.args)) refused = true;
+      const std::size_t i = b * step, m = std::min(step, n - i);
+      const void* block = call.block(static_cast<const char*>(x) + i * call.size, wide, m);
+      if (!call.kernels->all_valid[nan_only](block, m, call.args)) refused = true;
     }
   });
   return refused;
@@ -166,7 +193,28 @@ const Isa& active_isa() {
 std::size_t map_count() { return 0 FASTMAP_FOR_MAPS(FM_COUNT_MAP, any); }
 const MapInfo& map_info(int map) { return *isas().front().maps[map]->info; }
 
-std::vector<double> effective_params(int map, DType dtype, const std::vector<double>& params) {
+// The number of the storage type next to a bound, not below (up) or not above it.
+double round_inwards(double v, Storage storage, bool up) {
+  if (storage == kStoredFloat64) return v;
+  float f = float(v);
+  if (up ? double(f) < v : double(f) > v) f = std::nextafterf(f, up ? INFINITY : -INFINITY);
+  if (storage == kStoredFloat32) return double(f);
+  const EngineTable& engine = *isas().front().engine;
+  const int half = storage - kStoredBFloat16;
+  std::uint16_t h;
+  engine.narrow[half](&f, &h, 1);
+  float back;
+  engine.widen[half](&h, &back, 1);
+  if (up ? back < f : back > f) {  // the next one in that direction; away from zero the bits grow
+    h = back == 0 ? std::uint16_t(up ? 1 : 0x8001) : std::uint16_t(h + ((back > 0) == up ? 1 : -1));
+    engine.widen[half](&h, &back, 1);
+  }
+  return double(back);
+}
+
+constexpr const char* kStorageNames[kStorages] = {"float32", "float64", "bfloat16", "float16"};
+
+std::vector<double> effective_params(int map, Storage storage, const std::vector<double>& params) {
   FloatMode mode;  // rounds to the dtype
   const MapInfo& info = map_info(map);
   if (int(params.size()) != info.n_params)
@@ -182,13 +230,10 @@ std::vector<double> effective_params(int map, DType dtype, const std::vector<dou
                                   std::to_string(params[i]));
     };
     if (!std::isfinite(v)) refuse("must be finite");
-    if (dtype == kFloat32) {
-      float f = float(v);
-      if (param.constraint == Constraint::lower_bound && double(f) < v) f = std::nextafterf(f, INFINITY);
-      if (param.constraint == Constraint::upper_bound && double(f) > v) f = std::nextafterf(f, -INFINITY);
-      v = double(f);
-      if (!std::isfinite(v)) refuse("overflows float32");
-    }
+    if (param.constraint == Constraint::lower_bound) v = round_inwards(v, storage, true);
+    if (param.constraint == Constraint::upper_bound) v = round_inwards(v, storage, false);
+    if (storage != kStoredFloat64) v = double(float(v));
+    if (!std::isfinite(v)) refuse(std::string("overflows ") + kStorageNames[storage]);
     if (param.constraint == Constraint::positive && !(v > 0)) refuse("must be positive");
     if (param.constraint == Constraint::nonzero && v == 0) refuse("must not be zero");
     if (param.constraint == Constraint::lower_bound) lower = i;
@@ -199,38 +244,44 @@ std::vector<double> effective_params(int map, DType dtype, const std::vector<dou
   return r;
 }
 
-Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t n, const void* x_,
-              const void* g_, void* out_, Policy policy) {
+Invalid apply(Op op, int map, Storage storage, const std::vector<double>& params, std::size_t n,
+              const void* x_, const void* g_, void* out_, Policy policy) {
   if (n == 0) return {};
-  const Call call = make_call(op, map, dtype, params);
+  const Call call = make_call(op, map, storage, params);
   const char *x = static_cast<const char*>(x_), *g = static_cast<const char*>(g_);
   char* out = static_cast<char*>(out_);
   const bool in_place = x == out || g == out;
   if (in_place && policy != Policy::nan && any_refused(call, x, n, policy))
     return count_invalid(call, x, n, policy);
   const bool stream = n * call.size >= kStreamBytes && !in_place;
-  const std::size_t step = (stream ? kStreamBlockBytes : kBlockBytes) / call.size;
+  const std::size_t step = (stream ? kStreamBlockBytes : kBlockBytes) / call.compute_size();
   const std::size_t blocks = (n + step - 1) / step;
-  const bool direct = !stream && !g && !in_place;
+  const bool direct = !stream && !g && !in_place && !call.narrow;
   // Streamed blocks end where a cache line of `out` ends: a line written in two ways costs a flush.
   const std::size_t lead = stream ? -reinterpret_cast<std::size_t>(out) % kLineBytes / call.size : 0;
   std::atomic<bool> refused{false};
   parallel(blocks, n * call.size, [&](std::size_t begin, std::size_t end) {
-    alignas(64) unsigned char stage[kBlockBytes + kLineBytes];
+    constexpr std::size_t room = kBlockBytes + 2 * kLineBytes;  // step + lead elements
+    alignas(64) unsigned char stage[room], wide[room], narrowed[room];
     for (std::size_t b = begin; b < end && !refused; ++b) {
       const std::size_t i = b == 0 ? 0 : std::min(n, lead + b * step);
       const std::size_t m = std::min(n, lead + (b + 1) * step) - i, offset = i * call.size;
       void* to = direct ? static_cast<void*>(out + offset) : stage;
-      if (!compute(call, op, x + offset, to, m, policy)) {
+      if (!compute(call, op, call.block(x + offset, wide, m), to, m, policy)) {
         refused = true;
         break;
       }
-      if (g)
-        call.engine->multiply[dtype](stage, g + offset, stream ? static_cast<void*>(stage) : out + offset, m);
+      if (g) call.engine->multiply[call.dtype](stage, call.block(g + offset, wide, m), stage, m);
+      if (direct) continue;
+      const void* result = stage;
+      if (call.narrow) {
+        call.narrow(stage, narrowed, m);
+        result = narrowed;
+      }
       if (stream)
-        call.engine->stream(stage, out + offset, m * call.size, x + offset + m * call.size);
-      else if (!direct && !g)
-        std::memcpy(out + offset, stage, m * call.size);
+        call.engine->stream(result, out + offset, m * call.size, x + offset + m * call.size);
+      else
+        std::memcpy(out + offset, result, m * call.size);
     }
 #if defined(__SSE2__)
     _mm_sfence();
@@ -239,11 +290,11 @@ Invalid apply(Op op, int map, DType dtype, const std::vector<double>& params, st
   return refused ? count_invalid(call, x, n, policy) : Invalid{};
 }
 
-Invalid log_det(Op op, int map, DType dtype, const std::vector<double>& params, std::size_t rows,
+Invalid log_det(Op op, int map, Storage storage, const std::vector<double>& params, std::size_t rows,
                 std::size_t n, const void* x_, double* sums, Op value_op, void* out_, Policy policy) {
   std::fill(sums, sums + rows, 0.0);
   if (n == 0 || rows == 0) return {};
-  const Call call = make_call(op, map, dtype, params);
+  const Call call = make_call(op, map, storage, params);
   const char* x = static_cast<const char*>(x_);
   char* out = static_cast<char*>(out_);
   if (x == out && policy != Policy::nan && any_refused(call, x, rows * n, policy))
@@ -252,20 +303,24 @@ Invalid log_det(Op op, int map, DType dtype, const std::vector<double>& params, 
   std::vector<double> partial(blocks);
   std::atomic<bool> refused{false};
   parallel(blocks, rows * n * call.size, [&](std::size_t begin, std::size_t end) {
-    alignas(64) unsigned char stage[kSumBlock * 8];
+    alignas(64) unsigned char stage[kSumBlock * 8], wide[kSumBlock * 4];
     for (std::size_t b = begin; b < end && !refused; ++b) {
       const std::size_t start = b % per_row * kSumBlock, m = std::min(kSumBlock, n - start);
       const std::size_t offset = (b / per_row * n + start) * call.size;
-      if (!compute(call, op, x + offset, stage, m, policy)) {
+      const void* block = call.block(x + offset, wide, m);
+      if (!compute(call, op, block, stage, m, policy)) {
         refused = true;
         break;
       }
-      partial[b] = call.engine->sum[dtype](stage, m);
+      partial[b] = call.engine->sum[call.dtype](stage, m);
       if (!out) continue;
-      const bool in_place = x == out;
-      void* to = in_place ? static_cast<void*>(stage) : out + offset;
-      compute(call, value_op, x + offset, to, m, policy);  // as valid as it was for op
-      if (in_place) std::memcpy(out + offset, stage, m * call.size);
+      const bool direct = x != out && !call.narrow;
+      void* to = direct ? static_cast<void*>(out + offset) : stage;
+      compute(call, value_op, block, to, m, policy);  // as valid as it was for op
+      if (call.narrow)
+        call.narrow(stage, out + offset, m);
+      else if (!direct)
+        std::memcpy(out + offset, stage, m * call.size);
     }
   });
   if (refused) return count_invalid(call, x, rows * n, policy);

@@ -19,6 +19,49 @@ template <class T> void multiply(const void* a_, const void* b_, void* out_, std
   }
 }
 
+void widen_bfloat16(const void* from_, void* to_, std::size_t n) {
+  const auto* from = static_cast<const std::uint16_t*>(from_);
+  auto* to = static_cast<std::uint32_t*>(to_);
+#pragma GCC ivdep
+  for (std::size_t i = 0; i < n; ++i) to[i] = std::uint32_t(from[i]) << 16;
+}
+
+void narrow_bfloat16(const void* from_, void* to_, std::size_t n) {
+  const auto* from = static_cast<const float*>(from_);
+  auto* to = static_cast<std::uint16_t*>(to_);
+#pragma GCC ivdep
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint32_t u = bits(from[i]), even = (u >> 16) & 1;
+    to[i] = std::uint16_t(is_nan(from[i]) ? 0x7fc0u : (u + 0x7fffu + even) >> 16);
+  }
+}
+
+void widen_float16(const void* from_, void* to_, std::size_t n) {
+  const auto* from = static_cast<const std::uint16_t*>(from_);
+  auto* to = static_cast<float*>(to_);
+#pragma GCC ivdep
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint32_t h = from[i], sign = (h & 0x8000u) << 16, rest = (h & 0x7fffu) << 13;
+    // The exponent is biased by 15 instead of 127; the product is exact, subnormals included.
+    const std::uint32_t finite = bits(from_bits(rest) * 0x1p112f);
+    to[i] = from_bits(sign | (rest >= 0x0f800000u ? rest | 0x7f800000u : finite));
+  }
+}
+
+void narrow_float16(const void* from_, void* to_, std::size_t n) {
+  const auto* from = static_cast<const float*>(from_);
+  auto* to = static_cast<std::uint16_t*>(to_);
+#pragma GCC ivdep
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint32_t u = bits(from[i]), a = u & 0x7fffffffu, sign = (u >> 16) & 0x8000u;
+    const std::uint32_t normal = (a - 0x38000000u + 0xfffu + ((a >> 13) & 1)) >> 13;  // may carry to infinity
+    const std::uint32_t subnormal = bits(from_bits(a) + 0.5f) - 0x3f000000u;  // the adder rounds to 2^-24
+    const std::uint32_t finite = a < 0x38800000u ? subnormal : normal;
+    const std::uint32_t large = a > 0x7f800000u ? 0x7e00u : 0x7c00u;
+    to[i] = std::uint16_t((a > 0x7f800000u ? 0 : sign) | (a >= 0x47800000u ? large : finite));
+  }
+}
+
 // Element i goes to lane i % 32; lanes fold in halves. Up to kSumBlock elements.
 template <class T> double sum(const void* x_, std::size_t n) {
   const T* x = static_cast<const T*>(x_);
@@ -75,5 +118,7 @@ extern const fastmap::EngineTable FM_JOIN(fastmap_engine_, FM_ISA);
 const fastmap::EngineTable FM_JOIN(fastmap_engine_, FM_ISA){
     {fastmap::FM_ISA::multiply<float>, fastmap::FM_ISA::multiply<double>},
     {fastmap::FM_ISA::sum<float>, fastmap::FM_ISA::sum<double>},
+    {fastmap::FM_ISA::widen_bfloat16, fastmap::FM_ISA::widen_float16},
+    {fastmap::FM_ISA::narrow_bfloat16, fastmap::FM_ISA::narrow_float16},
     fastmap::FM_ISA::stream};
 }

@@ -21,7 +21,8 @@ def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: In
     Parameters
     ----------
     theta : array, tensor or number
-        float32 or float64, any shape; numbers, lists and integers count as float64.
+        float16, float32, float64 (tensors also bfloat16), any shape; numbers, lists and integers count as
+        float64. 16-bit types give the float32 result, rounded once.
     map : Map or str
         The map f, or the name of one with default parameters.
     out : array or tensor, optional

@@ -18,7 +18,9 @@ FloatArray: TypeAlias = NDArray[Any]
 Invalid: TypeAlias = Literal["raise", "nan", "clip"]
 Axis: TypeAlias = int | tuple[int, ...] | None
 
-_DTYPES = {np.dtype(np.float32): 0, np.dtype(np.float64): 1}
+# NumPy has no bfloat16: views of such memory, which torch tensors give, are of this dtype of opaque 2 bytes.
+BFLOAT16 = np.dtype("V2")
+_DTYPES = {np.dtype(np.float32): 0, np.dtype(np.float64): 1, BFLOAT16: 2, np.dtype(np.float16): 3}
 LARGE = 4 << 20  # bytes from which huge pages pay
 _POLICIES = {"raise": 0, "nan": 1, "clip": 2}
 
@@ -32,15 +34,15 @@ def policy_code(invalid: Invalid | None) -> int:
 
 
 def as_array(x: object, argument: str) -> FloatArray:
-    """A float32 or float64 array: arrays of these types as they are, numbers and integers as float64."""
+    """An array of a float type: such arrays as they are, numbers and integers as float64."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{argument}: masked arrays are not supported, the mask would be lost")
     array = x.view(np.ndarray) if isinstance(x, np.ndarray) else np.asarray(x)
-    if array.dtype in _DTYPES:
+    if array.dtype in _DTYPES and array.dtype != BFLOAT16:
         return array
     if array.dtype.kind in "iu":
         return array.astype(np.float64)
-    raise TypeError(f"{argument}: dtype {array.dtype} is not supported; use float32 or float64")
+    raise TypeError(f"{argument}: dtype {array.dtype} is not supported; use float16, float32 or float64")
 
 
 def as_output(out: object, like: FloatArray, argument: str) -> FloatArray:
@@ -86,8 +88,11 @@ def apply(
             raise ValueError(f"out: {grad_argument} can only be overwritten if {argument} has its layout")
         np.copyto(out, x)  # no temporary: the result replaces it in place
         x = out
-    multiply_later = grad is not None and not _same_layout(grad, out)
-    grad_pointer = 0 if grad is None or multiply_later else _pointer(grad)
+    if grad is not None and not _same_layout(grad, out):
+        copy = np.empty_like(out)  # the product is rounded once, so it is made in one call
+        np.copyto(copy, grad)
+        grad = copy
+    grad_pointer = 0 if grad is None else _pointer(grad)
     count, first = _core.apply(
         code,
         number,
@@ -101,8 +106,6 @@ def apply(
     )
     if count:
         raise _domain_error(map, x, count, _logical_index(x, first), argument, op)
-    if grad is not None and multiply_later:
-        np.multiply(out, grad, out=out)
 
 
 def log_det(
@@ -205,6 +208,12 @@ def _logical_index(x: FloatArray, offset: int) -> tuple[int, ...]:
     return tuple(index)
 
 
+def _shown(value: Any) -> str:
+    if value.dtype == BFLOAT16:  # the upper half of a float32
+        value = np.frombuffer(b"\0\0" + value.tobytes(), np.float32)[0]
+    return str(value)
+
+
 def _domain_error(
     map: Map, x: FloatArray, count: int, index: tuple[int, ...], argument: str, op: str
 ) -> DomainError:
@@ -214,7 +223,7 @@ def _domain_error(
     at = f", first at index {where}" if index else ""
     verb = "is" if count == 1 else "are"
     return DomainError(
-        f"{argument}: {count} of {x.size} values {verb} {allowed} of {map!r}{at} (value {x[index]!s})",
+        f"{argument}: {count} of {x.size} values {verb} {allowed} of {map!r}{at} (value {_shown(x[index])})",
         argument,
         count,
         index,

@@ -14,6 +14,7 @@ from fastmap import _core, _native
 from fastmap._map import Map
 from fastmap._native import Axis
 
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _KINDS = (Tensor, torch.nn.Parameter)  # other subclasses hide what their memory means
 
 # d op / dx as an op, where there is one; the second derivatives of the map are
@@ -194,12 +195,14 @@ def _memory(x: Tensor, argument: str) -> _native.FloatArray:
         raise TypeError(f"{argument}: tensor subclass {type(x).__name__} is not supported")
     if x.device.type != "cpu":
         raise ValueError(f"{argument}: device {x.device} is not supported; use a CPU tensor")
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{argument}: dtype {x.dtype} is not supported; use float32 or float64")
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"{argument}: dtype {x.dtype} is not supported; use a floating-point tensor")
     if x.layout is not torch.strided:
         raise TypeError(f"{argument}: layout {x.layout} is not supported; use a dense tensor")
     if x.is_neg():
         raise TypeError(f"{argument}: has the negative bit set; call resolve_neg() first")
+    if x.dtype is torch.bfloat16:
+        return x.detach().view(torch.int16).numpy().view(_native.BFLOAT16)
     return x.detach().numpy()
 
 
