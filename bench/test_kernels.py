@@ -9,18 +9,15 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fastmap.bench import DIRECTIONS, SIZES, cases
+from fastmap.bench import DIRECTIONS, SIZES, cases, peers
 from fastmap.maps import CLASSES
 
 
-@pytest.mark.parametrize("peer", ["fastmap", "numpy", "torch", "python"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "peer"), [(size, peer) for size in SIZES for peer in peers(size)])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("name", [cls().name for cls in CLASSES])
 def test_map(benchmark: BenchmarkFixture, name: str, direction: str, size: int, peer: str) -> None:
     case = next(c for c in cases([size], maps=[name]) if c.direction == direction)
-    if peer not in case.runs:
-        pytest.skip(f"{peer} is not installed, or too slow for {size} elements")
     case.check()
     benchmark.group = case.id
     benchmark.extra_info["bytes"] = 2 * case.x.nbytes

@@ -63,6 +63,13 @@ def test_gradients_to_second_order(m: fm.Map) -> None:
         assert torch.autograd.gradcheck(lambda t, f=function: f(t, m), (x,))
 
 
+def test_third_derivatives_say_that_they_are_not_there() -> None:
+    theta = torch.tensor([0.5, 2.0], requires_grad=True)
+    (first,) = torch.autograd.grad(fm.log_abs_det(theta, "log"), theta, create_graph=True)
+    with pytest.raises(NotImplementedError, match="differentiable twice"):
+        torch.autograd.grad(first.sum(), theta)
+
+
 def test_first_order_gradient_is_the_fused_pullback() -> None:
     z = torch.randn(1000, requires_grad=True)
     grad = torch.randn(1000)

@@ -21,21 +21,13 @@ ARMS = {
     "weights": {"raw", "torch's own", "fastmap"},
 }
 
-needs_demo = pytest.mark.usefixtures("demo")
-
-
-@pytest.fixture(scope="module")
-def demo():
-    for module in ("torch", "optuna", "sklearn", "tqdm", "matplotlib"):
-        pytest.importorskip(module)
-
 
 def tune(*args, out=None):
     return cli.run(["tune", *args, *SMALL, *([] if out is None else ["--out", str(out)])])
 
 
 @pytest.fixture(scope="module", params=["cancer", "digits"])
-def tuned(demo, request, tmp_path_factory):
+def tuned(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param) / "new"
     assert tune(request.param, "--seed", "3", out=out) == 0
     return out, json.loads((out / "result.json").read_text())
@@ -119,7 +111,6 @@ def test_same_seed_gives_the_same_numbers(tuned, capsys):
     assert old_losses == [str(record.loss) for run in again for record in run.records]
 
 
-@needs_demo
 def test_textbook_mistake_is_shown_and_tables_are_printed(capsys):
     assert cli.run(["tune", "--seeds", "1", "--trials", "1", "--epochs", "1", "--steps", "1"]) == 0
     out, err = capsys.readouterr()
@@ -131,7 +122,6 @@ def test_textbook_mistake_is_shown_and_tables_are_printed(capsys):
     assert "eval" in err
 
 
-@needs_demo
 def test_random_and_another_map(capsys):
     assert tune("--method", "random", "--map", "asinh") == 0
     out, err = capsys.readouterr()
@@ -139,7 +129,6 @@ def test_random_and_another_map(capsys):
     assert err == ""
 
 
-@needs_demo
 def test_map_that_does_not_fit_the_weights(capsys):
     assert tune("--map", "log") == 2
     _, err = capsys.readouterr()
@@ -176,7 +165,6 @@ def test_bad_arguments_give_one_line_and_2(args, capsys):
 def test_out_that_is_a_file(tmp_path, capsys):
     path = tmp_path / "file"
     path.write_text("")
-    pytest.importorskip("matplotlib")
     assert tune(out=path) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

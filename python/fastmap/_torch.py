@@ -129,7 +129,7 @@ def _times_derivative(grad: Tensor, op: str, argument: str, x: Tensor, map: Map,
         factor = elementwise(_LOG_DERIVATIVE[op], argument, x, map, None, policy)
         return grad * elementwise(op, argument, x, map, None, policy) * factor
     if op not in _DERIVATIVE:
-        raise NotImplementedError(f"{op} is not differentiable: third derivatives do not exist")
+        raise NotImplementedError("third derivatives of a map are not available: it is differentiable twice")
     derivative = _DERIVATIVE[op]
     if torch.is_grad_enabled():  # create_graph=True
         return grad * elementwise(derivative, argument, x, map, None, policy)
