@@ -38,21 +38,33 @@ def test_errors_are_within_the_stated_bounds(entry: oracle.Entry, params: oracle
         assert row["worst_ulp"] <= row["bound"], row
 
 
-_IN_ORDER = [
-    (name, op) for name in ("log", "one_minus_log", "softplus", "interval", "tanh") for op in oracle.VALUE_OPS
-]
-_WIGGLES = pytest.mark.xfail(strict=True, reason="neighbours near z = 0 may go the wrong way by one ULP")
+DEFAULTS = [(entry, params) for entry, params, default in oracle.cases() if default]
+each_default = pytest.mark.parametrize(("entry", "params"), DEFAULTS, ids=[e["name"] for e, _ in DEFAULTS])
+each_value = pytest.mark.parametrize("op", oracle.VALUE_OPS)
 
 
-@pytest.mark.parametrize(
-    ("name", "op"), [pytest.param(*p, marks=[_WIGGLES] * (p == ("softplus", "inverse"))) for p in _IN_ORDER]
-)
-def test_float32_in_order(name: str, op: str) -> None:
+@each_value
+@each_default
+def test_float32_in_order(entry: oracle.Entry, params: oracle.Params, op: str) -> None:
     """A coarse walk through all floats; `python tests/oracle.py --all-floats` takes every one of them."""
-    entry, params = next((e, p) for e, p in CASES if e["name"] == name)
     row = oracle.measure_all(entry, params, op, step=50_021)
     assert row["worst_ulp"] <= row["bound"]
     assert row["wrong_way"] == 0
+
+
+@each_value
+@each_default
+def test_neighbours_never_go_the_wrong_way(entry: oracle.Entry, params: oracle.Params, op: str) -> None:
+    """All floats next to zero, to roots and in the bends, where rounding errors are larger than steps."""
+    low, high = oracle.domain(entry, params) if op in oracle.THETA_OPS else (-np.inf, np.inf)
+    direction = np.sign(oracle.apply("forward", entry, params, np.array([0.25, 0.75])) @ [-1, 1])
+    for centre in (-20, -5, -1, -0.5, -0.1, -1e-3, -1e-6, 1e-6, 1e-3, 0.1, 0.5, 0.9, 1, 2, 5, 20, 1e3):
+        order = oracle._ordered(np.array([centre], np.float32)) + np.arange(-(2**17), 2**17)
+        x = oracle._from_ordered(order, np.float32)
+        x = np.ascontiguousarray(x[(x > low) & (x < high)])
+        got = oracle.apply(op, entry, params, x).astype(np.float64)
+        finite = got[np.isfinite(got)]
+        assert (np.diff(finite) * direction >= 0).all(), centre
 
 
 @each_dtype

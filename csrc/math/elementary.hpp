@@ -228,36 +228,18 @@ template <Path P, class T> FM_INLINE T log1p(T x) {
   return select(x == 0, x, select(x == Float<T>::inf, x, r));
 }
 
-// log(1 + e) for e in [0, 1]: no exponent to take apart and nothing to divide. Relative error 2^-30.2 and
-// 2^-61.8.
-FM_INLINE float log1p_unit(float e) {
-  return fma(e * e,
-             horner(e, -0x1.fffff8p-2f, 0x1.5553b4p-2f, -0x1.ffc552p-3f, 0x1.97890ep-3f, -0x1.4a6966p-3f,
-                    0x1.fefbf4p-4f, -0x1.54af5ap-4f, 0x1.588ab6p-5f, -0x1.bfbf76p-7f, 0x1.107bacp-9f),
-             e);
-}
-FM_INLINE double log1p_unit(double e) {
-  return fma(e * e,
-             horner(e, -0x1.ffffffffffffdp-2, 0x1.55555555552bdp-2, -0x1.ffffffffe6c54p-3,
-                    0x1.99999995ad0b6p-3, -0x1.555554f6be345p-3, 0x1.2492433537b85p-3, -0x1.ffff78d82b789p-4,
-                    0x1.c717ff0eedd54p-4, -0x1.997cfdef915c1p-4, 0x1.73cd4f67a9eb5p-4, -0x1.531650b414ccfp-4,
-                    0x1.33d31fd773c73p-4, -0x1.117013f56a3fp-4, 0x1.cebab8057ad6cp-5, -0x1.6828dec18c6b7p-5,
-                    0x1.eff1273af1e23p-6, -0x1.21f12347ea416p-6, 0x1.13952f9ff483fp-7, -0x1.947581b88a7d3p-9,
-                    0x1.aab4d5c3fb5f9p-11, -0x1.1e78e0fd75b88p-13, 0x1.6e5c4f8ebaf22p-17),
-             e);
-}
-
-// log(1 + e^x) = max(x, 0) + log1p(e^-|x|). Fast: |x.hi| <= -exp_low.
+// log(1 + e^x). Not max(x, 0) + log1p(e^-|x|): there two roundings work against each other, and neighbours
+// may go the wrong way. Here e^x grows with x, 1 + e^x is exact, and the logarithm tells its neighbours apart.
+// Fast: |x| <= -exp_low - 2.
 template <Path P, class T> FM_INLINE T softplus(HiLo<T> x) {
-  const bool positive = x.hi > 0;
-  const T e = exp<P>(HiLo<T>{select(positive, -x.hi, x.hi), select(positive, -x.lo, x.lo)});
-  const T r = select(positive, x.hi, T(0)) + (log1p_unit(e) + select(positive, x.lo, T(0)));
-  if constexpr (P == Path::exact) return select(x.hi <= Float<T>::max, r, x.hi);
+  const T r = log<P>(two_sum(T(1), exp<P>(x)));
+  if constexpr (P == Path::exact)
+    return select(x.hi <= -Constants<T>::exp_low - 2, r, x.hi);  // e^x overflows
   return r;
 }
 template <Path P, class T> FM_INLINE T softplus(T x) {
-  const T r = max(x, T(0)) + log1p_unit(exp<P>(-abs(x)));
-  if constexpr (P == Path::exact) return select(x <= Float<T>::max, r, x);
+  const T r = log<P>(two_sum(T(1), exp<P>(x)));
+  if constexpr (P == Path::exact) return select(x <= -Constants<T>::exp_low - 2, r, x);
   return r;
 }
 

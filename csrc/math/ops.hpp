@@ -129,12 +129,7 @@ template <class T> FM_INLINE HiLo<T> select(bool condition, HiLo<T> yes, HiLo<T>
   return {select(condition, yes.hi, no.hi), select(condition, yes.lo, no.lo)};
 }
 
-// c0 + c1 x + c2 x^2 + ... by Horner's rule, for coefficients whose even and odd halves would cancel.
-template <class T> FM_INLINE T horner(T, T c0) { return c0; }
-template <class T, class... Rest> FM_INLINE T horner(T x, T c0, Rest... rest) {
-  return fma(x, horner(x, rest...), c0);
-}
-// The same; even and odd coefficients by Horner's rule in x^2 side by side: half the
+// c0 + c1 x + c2 x^2 + ... Even and odd coefficients by Horner's rule in x^2 side by side: half the
 // latency of one chain, which is what bounds a loop whose body is one long dependency.
 template <class T> FM_INLINE T every_second(T, T c0) { return c0; }
 template <class T> FM_INLINE T every_second(T, T c0, T) { return c0; }
