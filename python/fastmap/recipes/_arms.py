@@ -37,6 +37,15 @@ DEFAULTS = {"lr": 1e-3, "weight_decay": 0.0, "momentum": 0.9, "dropout": 0.0}  #
 _SMALLEST_GAIN = 1e-6  # where the raw arm clamps positive parameters
 
 
+# Both recipes tune these. momentum averages over at most 1/(1 - 0.99) = 100 steps.
+HYPERPARAMETERS = fm.Space(
+    lr=fm.Param(1e-5, 1.0, map="log"),
+    weight_decay=fm.Param(1e-6, 1.0, map="log"),
+    momentum=fm.Param(0.0, 0.99, map="one_minus_log"),
+    dropout=fm.Param(0.0, 0.5),
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A model, its data, its search space and the default budget."""
@@ -48,7 +57,6 @@ class Recipe:
     log_loss: Callable[[Tensor, Tensor], Tensor]
     predict: Callable[[Tensor], Tensor]
     optimizer: Callable[[Any, Theta], torch.optim.Optimizer]
-    space: fm.Space  # of the hyperparameters: lr, weight_decay, momentum, dropout
     seeds: int
     trials: int
     epochs: int  # of one hyperparameter evaluation
@@ -203,11 +211,11 @@ def tune_hyperparameters(recipe: Recipe, data: Split, seed: int, budget: Budget,
 
         if arm == "fastmap":
             result = fm.minimize(
-                objective, recipe.space, method=budget.method, budget=budget.trials, seed=seed
+                objective, HYPERPARAMETERS, method=budget.method, budget=budget.trials, seed=seed
             )
             best, records = result.best, result.history
         else:
-            best, records = _optuna(objective, recipe.space, arm == "tuner's own", budget, seed)
+            best, records = _optuna(objective, HYPERPARAMETERS, arm == "tuner's own", budget, seed)
         seconds = time.perf_counter() - start
         yield scored_run(
             recipe,
@@ -287,7 +295,7 @@ def search_weights(recipe: Recipe, data: Split, seed: int, budget: Budget, tick:
             def loss(output: Tensor) -> Tensor:
                 return recipe.log_loss(output, labels)
 
-            weights = descents[arm](recipe, model, maps, inputs, loss, lr, budget.steps)
+            weights = descents[arm](_Descent(recipe, model, maps, inputs, loss, lr, budget.steps))
             found = initial_model(recipe, seed)
             found.load_state_dict(weights)
             validation, _ = score(recipe, found, data.validation)
@@ -320,74 +328,66 @@ def _learning_rate(number: int, records: list[fm.Record]) -> float:
     return float(best.theta["lr"]) * REFINEMENT[number - len(LEARNING_RATES)]
 
 
-Loss = Callable[[Tensor], Tensor]
+@dataclass(frozen=True)
+class _Descent:
+    """One search of the weights at one learning rate."""
+
+    recipe: Recipe
+    model: nn.Module
+    maps: dict[str, fm.Map]
+    inputs: Tensor
+    loss: Callable[[Tensor], Tensor]  # of the model's output
+    lr: float
+    steps: int
 
 
-def _descend_fastmap(
-    recipe: Recipe,
-    model: nn.Module,
-    maps: dict[str, fm.Map],
-    inputs: Tensor,
-    loss: Loss,
-    lr: float,
-    steps: int,
-) -> Weights:
+def _descend_fastmap(search: _Descent) -> Weights:
     """The five steps: maps, z = f(theta), J(z), Adam on z, and the best theta back."""
-    start = {name: weight.detach() for name, weight in model.named_parameters()}
+    start = {name: weight.detach() for name, weight in search.model.named_parameters()}
     space = fm.Space(
-        {name: fm.Param(shape=tuple(w.shape), map=maps[name], dtype="float32") for name, w in start.items()}
+        {
+            name: fm.Param(shape=tuple(w.shape), map=search.maps[name], dtype="float32")
+            for name, w in start.items()
+        }
     )
     result = fm.minimize(
-        lambda theta: loss(functional_call(model, theta, (inputs,))),
+        lambda theta: search.loss(functional_call(search.model, theta, (search.inputs,))),
         space,
         method="adam",
-        budget=steps,
-        lr=lr,
+        budget=search.steps,
+        lr=search.lr,
         init=start,
     )
     return result.best
 
 
-def _descend_raw(
-    recipe: Recipe,
-    model: nn.Module,
-    maps: dict[str, fm.Map],
-    inputs: Tensor,
-    loss: Loss,
-    lr: float,
-    steps: int,
-) -> Weights:
+def _descend_raw(search: _Descent) -> Weights:
     """Adam on theta; positive weights are clamped after each step."""
-    positive = [weight for name, weight in model.named_parameters() if name in recipe.positive]
+    positive = [weight for name, weight in search.model.named_parameters() if name in search.recipe.positive]
 
     def clamp() -> None:
         for weight in positive:
             weight.data.clamp_(min=_SMALLEST_GAIN)
 
     def theta() -> Weights:
-        return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        return {name: weight.detach().clone() for name, weight in search.model.named_parameters()}
 
-    return _adam(model, inputs, loss, lr, steps, clamp, theta)
+    return _adam(search, clamp, theta)
 
 
-def _descend_torch(
-    recipe: Recipe,
-    model: nn.Module,
-    maps: dict[str, fm.Map],
-    inputs: Tensor,
-    loss: Loss,
-    lr: float,
-    steps: int,
-) -> Weights:
+def _descend_torch(search: _Descent) -> Weights:
     """torch's own way: the same formulas as parametrizations made of torch operations."""
-    owners = {name: (model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in maps}
-    for name, (module, attribute) in owners.items():
-        parametrize.register_parametrization(module, attribute, _TorchMap(maps[name]))
+    owners = {
+        name: (search.model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
+        for name in search.maps
+    }
+    for name, (owner, attribute) in owners.items():
+        parametrize.register_parametrization(owner, attribute, _TorchMap(search.maps[name]))
 
     def theta() -> Weights:
-        return {name: getattr(module, attribute).detach() for name, (module, attribute) in owners.items()}
+        return {name: getattr(owner, attribute).detach() for name, (owner, attribute) in owners.items()}
 
-    return _adam(model, inputs, loss, lr, steps, lambda: None, theta)
+    return _adam(search, lambda: None, theta)
 
 
 class _TorchMap(nn.Module):
@@ -406,20 +406,16 @@ class _TorchMap(nn.Module):
 
 
 def _adam(
-    model: nn.Module,
-    inputs: Tensor,
-    loss: Loss,
-    lr: float,
-    steps: int,
+    search: _Descent,
     after_step: Callable[[], None],
     theta: Callable[[], Weights],
 ) -> Weights:
     """The loop of `fm.minimize` without a map: the weights with the lowest training loss on the way."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(search.model.parameters(), lr=search.lr)
     lowest, best = math.inf, theta()
-    for _ in range(steps):
+    for _ in range(search.steps):
         optimizer.zero_grad()
-        value = loss(model(inputs))
+        value = search.loss(search.model(search.inputs))
         if not math.isfinite(float(value.detach())):
             break
         if float(value.detach()) < lowest:

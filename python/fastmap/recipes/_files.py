@@ -15,6 +15,7 @@ import fastmap as fm
 from fastmap._extras import need
 from fastmap.recipes._arms import (
     HYPERPARAMETER_ARMS,
+    HYPERPARAMETERS,
     LEARNING_RATES,
     REFINEMENT,
     WEIGHT_ARMS,
@@ -60,7 +61,7 @@ def _summary(
         "recipe": recipe.name,
         "title": recipe.title,
         "budget": asdict(budget),
-        "space": recipe.space.to_json(),
+        "space": HYPERPARAMETERS.to_json(),
         "weight_maps": maps,
         "learning_rate_grid": LEARNING_RATES,
         "learning_rate_refinement": REFINEMENT,
@@ -140,9 +141,9 @@ def _loss_over_parameters(recipe: Recipe, runs: Sequence[Run]) -> Any:
         for record in run.records
         if record.state == "COMPLETE"
     ]
-    figure = _figure(3.0 * len(recipe.space), 5.5)
-    grid = figure.subplots(2, len(recipe.space), sharey=True)
-    for column, (name, param) in enumerate(recipe.space.items()):
+    figure = _figure(3.0 * len(HYPERPARAMETERS), 5.5)
+    grid = figure.subplots(2, len(HYPERPARAMETERS), sharey=True)
+    for column, (name, param) in enumerate(HYPERPARAMETERS.items()):
         for row, symbol in enumerate(("theta", "z")):
             axes = grid[row, column]
             values = [getattr(record, symbol)[name] for record in records]

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import fastmap as fm
 from fastmap.recipes._arms import Recipe
 
 
@@ -52,12 +51,6 @@ RECIPE = Recipe(
     log_loss=log_loss,
     predict=predict,
     optimizer=optimizer,
-    space=fm.Space(
-        lr=fm.Param(1e-5, 1.0, map="log"),
-        weight_decay=fm.Param(1e-6, 1.0, map="log"),
-        momentum=fm.Param(0.0, 0.99, map="one_minus_log"),  # averages over at most 1/(1 - 0.99) = 100 steps
-        dropout=fm.Param(0.0, 0.5),
-    ),
     seeds=6,
     trials=25,
     epochs=8,

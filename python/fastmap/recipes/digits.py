@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import fastmap as fm
 from fastmap.recipes._arms import Recipe
 
 
@@ -66,12 +65,6 @@ RECIPE = Recipe(
     log_loss=nn.functional.cross_entropy,
     predict=predict,
     optimizer=optimizer,
-    space=fm.Space(
-        lr=fm.Param(1e-5, 1.0, map="log"),
-        weight_decay=fm.Param(1e-6, 1.0, map="log"),
-        momentum=fm.Param(0.0, 0.99, map="one_minus_log"),  # averages over at most 1/(1 - 0.99) = 100 steps
-        dropout=fm.Param(0.0, 0.5),
-    ),
     positive=("1.gain", "5.gain"),
     seeds=5,
     trials=16,
