@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import engine
 import numpy as np
 import pytest
 
@@ -24,7 +25,6 @@ CSRC = Path(__file__).parents[1] / "csrc"
 CATALOG = _core.catalog()
 CASES = [(m, tuple(e.values())) for m in CATALOG for e in m["examples"]]
 IDS = [f"{m['class_name']}{p}" for m, p in CASES]
-RETURN_NAN = 1
 MANY = 200_000  # elements: enough for more than one thread in either dtype
 
 Map = dict[str, Any]
@@ -39,21 +39,11 @@ def two_threads() -> Iterator[None]:
 
 
 def run(op: str, m: Map, params: tuple[float, ...], x: np.ndarray) -> bytes:
-    out = np.empty_like(x)
-    _core.apply(
-        _core.OPS[op], m["id"], int(x.dtype == np.float64), params, x.size, x.ctypes.data, 0,
-        out.ctypes.data, RETURN_NAN,
-    )  # fmt: skip
-    return out.tobytes()
+    return engine.run(op, m, params, x)[0].tobytes()
 
 
 def log_det(m: Map, params: tuple[float, ...], x: np.ndarray) -> bytes:
-    total = np.empty(1)
-    _core.log_det(
-        _core.OPS["inverse_log_abs_det"], m["id"], int(x.dtype == np.float64), params, 1, x.size,
-        x.ctypes.data, total.ctypes.data, _core.OPS["inverse"], 0, RETURN_NAN,
-    )  # fmt: skip
-    return total.tobytes()
+    return engine.log_det(m, params, x, op="inverse_log_abs_det", value_op="inverse").tobytes()
 
 
 def numbers(dtype: type) -> np.ndarray:

@@ -45,8 +45,9 @@ def test_defaults_without_a_map() -> None:
     assert fm.Param().gradient_map == fm.Identity()
     assert fm.Param(low=2).gradient_map == fm.Softplus(low=2)
     assert fm.Param(0, 3).gradient_map == fm.Interval(0, 3)
-    with pytest.raises(ValueError, match="upper bound"):
-        _ = fm.Param(high=3).gradient_map
+    upper = fm.Param(high=3).gradient_map  # the mirror image of softplus
+    assert upper.domain == (-np.inf, 3)
+    assert upper.forward(2.0) == -fm.Softplus(low=-3).forward(-2.0)
 
 
 def test_integers_cover_their_box_evenly() -> None:

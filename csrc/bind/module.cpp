@@ -61,18 +61,70 @@ int map_of(int id) {
   return id;
 }
 
-// out = op(x) in the usual case: two plain buffers of one shape and dtype, apart or the same. False where the
-// case is another or a value was refused: then the caller looks closer and says what is wrong.
-bool apply_arrays(int op, int map, const std::vector<double>& params, int policy, py::handle x_,
-                  py::handle out_) {
+// Holds the arrays that the parameters lie in.
+struct BoundProgram : Program {
+  BoundProgram(std::vector<std::size_t> shape, std::vector<StepSpec> steps, std::vector<py::object> arrays)
+      : Program(std::move(shape), std::move(steps)), arrays_(std::move(arrays)) {}
+
+ private:
+  std::vector<py::object> arrays_;
+};
+
+// steps: (map, inverted, float64 arrays of the program's shape, one per parameter).
+std::unique_ptr<BoundProgram> make_program(std::vector<std::size_t> shape, const py::list& steps) {
+  std::vector<StepSpec> specs;
+  std::vector<py::object> arrays;
+  for (const py::handle step : steps) {
+    const auto [map, inverted, params] = step.cast<std::tuple<int, bool, std::vector<py::array>>>();
+    StepSpec spec{map_of(map), inverted, {}};
+    if (params.size() != std::size_t(map_info(map).n_params))
+      throw py::value_error(std::string(map_info(map).name) + " takes " +
+                            std::to_string(map_info(map).n_params) + " parameters");
+    for (const py::array& param : params) {
+      if (!param.dtype().is(py::dtype::of<double>()) || std::size_t(param.ndim()) != shape.size())
+        throw py::type_error("parameters are float64 arrays of the program's shape");
+      spec.params.push_back(
+          {static_cast<const double*>(param.data()), {param.strides(), param.strides() + param.ndim()}});
+      arrays.push_back(param);
+    }
+    specs.push_back(std::move(spec));
+  }
+  return std::make_unique<BoundProgram>(std::move(shape), std::move(specs), std::move(arrays));
+}
+
+// (program, dtype, shape, parameter row strides, then for x, grad and out: pointer, strides in bytes).
+Segment segment_of(const py::tuple& t) {
+  Segment s{t[0].cast<const BoundProgram*>(), storage_of(t[1].cast<int>()), {}};
+  const py::tuple shape = t[2], rows = t[3];
+  s.layout.dims.resize(shape.size());
+  for (std::size_t d = 0; d < shape.size(); ++d) {
+    s.layout.dims[d].length = shape[d].cast<std::size_t>();
+    s.layout.dims[d].row = rows[d].cast<std::ptrdiff_t>();
+  }
+  for (int o = 0; o < kOperands; ++o) {
+    s.layout.data[o] = reinterpret_cast<char*>(t[4 + 2 * o].cast<std::uintptr_t>());
+    const py::tuple strides = t[5 + 2 * o];
+    for (std::size_t d = 0; d < strides.size(); ++d)
+      s.layout.dims[d].strides[o] = strides[d].cast<std::ptrdiff_t>();
+  }
+  return s;
+}
+
+py::tuple found(const Invalid& r) { return py::make_tuple(r.segment, r.count, r.first); }
+
+// out = op(x) in the usual case: two plain buffers of one shape and dtype, apart or the same, and parameters
+// that are numbers. False where the case is another or a value was refused: then the caller looks closer and
+// says what is wrong.
+bool apply_arrays(int op, const BoundProgram* program, int policy, py::handle x_, py::handle out_) {
   bind::Plain x, out;
-  if (!bind::borrow(x_, x) || !bind::borrow(out_, out) || !out.writeable || !x.same_form(out) ||
-      x.partly_overlaps(out))
+  if (!program || !program->shape().empty() || !bind::borrow(x_, x) || !bind::borrow(out_, out) ||
+      !out.writeable || !x.same_form(out) || x.partly_overlaps(out))
     return false;
+  const std::ptrdiff_t item = x.is_double ? 8 : 4;
+  Layout layout{{x.data, nullptr, out.data}, {{x.elements, 0, {item, 0, item}}}};
+  const Storage storage = x.is_double ? kStoredFloat64 : kStoredFloat32;
   py::gil_scoped_release release;
-  const Invalid invalid = apply(Op(op), map_of(map), x.is_double ? kStoredFloat64 : kStoredFloat32, params,
-                                x.elements, x.data, nullptr, out.data, Policy(policy));
-  return invalid.count == 0;
+  return apply(Op(op), {{program, storage, std::move(layout)}}, Policy(policy)).count == 0;
 }
 
 }  // namespace
@@ -82,27 +134,28 @@ PYBIND11_MODULE(_core, m) {
   py::dict ops;
   for (int op = 0; op < kOps; ++op) ops[kOpNames[op]] = op;
   m.attr("OPS") = ops;
-  m.def("check_params", [](int map, int dtype, const std::vector<double>& params) {
-    effective_params(map_of(map), storage_of(dtype), params);
-  });
-  m.def("apply", [](int op, int map, int dtype, const std::vector<double>& params, std::size_t n,
-                    std::uintptr_t x, std::uintptr_t g, std::uintptr_t out, int policy) {
-    py::gil_scoped_release release;
-    const Invalid r = apply(Op(op), map_of(map), storage_of(dtype), params, n,
-                            reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(g),
-                            reinterpret_cast<void*>(out), Policy(policy));
-    return std::make_pair(r.count, r.first);
+  py::class_<BoundProgram>(m, "Program").def(py::init(&make_program));
+  m.def("apply", [](int op, const std::vector<py::tuple>& segments, int policy) {
+    std::vector<Segment> parts;
+    for (const py::tuple& segment : segments) parts.push_back(segment_of(segment));
+    Invalid r;
+    {
+      py::gil_scoped_release release;
+      r = apply(Op(op), parts, Policy(policy));
+    }
+    return found(r);
   });
   m.def("apply_arrays", &apply_arrays);
-  m.def("log_det",
-        [](int op, int map, int dtype, const std::vector<double>& params, std::size_t rows, std::size_t n,
-           std::uintptr_t x, std::uintptr_t sums, int value_op, std::uintptr_t out, int policy) {
-          py::gil_scoped_release release;
-          const Invalid r = log_det(Op(op), map_of(map), storage_of(dtype), params, rows, n,
-                                    reinterpret_cast<const void*>(x), reinterpret_cast<double*>(sums),
-                                    Op(value_op), reinterpret_cast<void*>(out), Policy(policy));
-          return std::make_pair(r.count, r.first);
-        });
+  m.def("log_det", [](int op, const py::tuple& segment, std::size_t rows, std::uintptr_t sums, int value_op,
+                      int policy) {
+    const Segment part = segment_of(segment);
+    Invalid r;
+    {
+      py::gil_scoped_release release;
+      r = log_det(Op(op), part, rows, reinterpret_cast<double*>(sums), Op(value_op), Policy(policy));
+    }
+    return found(r);
+  });
   m.def("info", [] {
     py::list available;
     for (const Isa& isa : isas())

@@ -48,6 +48,10 @@ struct MapInfo {
   const char* monotone;
   int n_examples;
   double examples[kMaxExamples][kMaxParams];  // published parameter sets; the first is the default
+  // For a map between two bounds: the map of the lower bound alone that is left when the upper one is
+  // infinite. Without it bounds must be finite. An upper bound alone gives its mirror image, which increases
+  // too, and no bound the identity.
+  const char* one_bound = nullptr;
 };
 
 // Constants of one call, opaque outside the kernels.
@@ -59,13 +63,20 @@ struct alignas(64) ArgsBuffer {
 using FastKernel = bool (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
 using ExactKernel = void (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
 
+// What may enter a kernel: theta or z as the first input of a call, or on the way back from search space, where
+// limits are fine.
+enum Check { kThetaInside, kZFinite, kThetaOnClosure, kZNumber, kChecks };
+constexpr Check check_of(Op op, bool to_search_space) {
+  return op < kThetaOps ? (to_search_space ? kThetaInside : kThetaOnClosure)
+                        : (to_search_space ? kZFinite : kZNumber);
+}
+
 // One map in one dtype. Kernels work on blocks that fit the L1 cache; out is not x, since an unusual
 // block is computed twice.
 struct MapKernels {
   void (*prepare)(const double* params, ArgsBuffer& args);
-  bool (*all_valid[2])(const void* x, std::size_t n, const ArgsBuffer& args);     // theta, z
-  bool (*valid[2])(const void* x, std::size_t i, const ArgsBuffer& args);         // theta, z
-  void (*clip)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);  // theta
+  bool (*all_valid[kChecks])(const void* x, std::size_t n, const ArgsBuffer& args);
+  void (*finite_theta)(const ArgsBuffer& args, double* low, double* high);  // the theta with a finite z
   FastKernel fast[kOps];
   ExactKernel exact[kOps];
 };
@@ -80,6 +91,8 @@ struct MapTable {
 constexpr std::size_t kSumBlock = 4096;
 struct EngineTable {
   void (*multiply[kDTypes])(const void* a, const void* b, void* out, std::size_t n);
+  void (*add[kDTypes])(const void* a, const void* b, void* out, std::size_t n);
+  void (*clip[kDTypes])(const void* x, void* out, std::size_t n, double low, double high);
   double (*sum[kDTypes])(const void* x, std::size_t n);
   // bfloat16, float16: to and from float32, rounding to nearest even.
   void (*widen[2])(const void* from, void* to, std::size_t n);

@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
-#include <cstdlib>
+#include <cstdint>
 #include <cstring>
-#include <stdexcept>
 
 #include <sys/mman.h>
 
@@ -15,32 +13,9 @@
 
 #include "engine/float_mode.hpp"
 #include "engine/threads.hpp"
-#include "fastmap_registry.hpp"  // generated: FASTMAP_FOR_ISAS, FASTMAP_FOR_MAPS
-
-#define FM_DECLARE_MAP(map, isa) extern "C" const fastmap::MapTable fastmap_map_##map##_##isa;
-#define FM_DECLARE_ISA(isa)             \
-  FASTMAP_FOR_MAPS(FM_DECLARE_MAP, isa) \
-  extern "C" const fastmap::EngineTable fastmap_engine_##isa;
-FASTMAP_FOR_ISAS(FM_DECLARE_ISA)
 
 namespace fastmap {
 namespace {
-
-#define FM_MAP_ADDRESS(map, isa) &fastmap_map_##map##_##isa,
-#define FM_MAP_LIST(isa) const MapTable* const maps_##isa[] = {FASTMAP_FOR_MAPS(FM_MAP_ADDRESS, isa)};
-FASTMAP_FOR_ISAS(FM_MAP_LIST)
-
-bool cpu_has(const std::string& isa) {
-#if defined(__x86_64__)
-  if (isa == "avx2")
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-  if (isa == "avx512")
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl");
-#endif
-  return isa == "baseline" || isa == "neon";
-}
 
 constexpr std::size_t kBlockBytes = 8192;  // input and stage share the L1 cache
 // Streamed blocks are short: as many stores as the store queue holds, so that it drains while the next
@@ -49,6 +24,7 @@ constexpr std::size_t kStreamBlockBytes = 2048;
 constexpr std::size_t kLineBytes = 64;
 constexpr std::size_t kStreamBytes = 32u << 20;  // larger outputs bypass the caches
 constexpr std::size_t kPartBytes = 256u << 10;   // what a thread takes at a time
+constexpr std::size_t kTile = 256;  // elements a line apart that, with their results, share the L1 cache
 
 // Runs work(begin, end) over ranges of the blocks [0, n).
 template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const Work& work) {
@@ -58,272 +34,230 @@ template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const
                 [&](std::size_t i) { work(i * part, std::min(blocks, (i + 1) * part)); });
 }
 
-struct Call {
-  const EngineTable* engine;
-  const MapKernels* kernels;
-  ArgsBuffer args;
-  std::size_t size;  // of an element in the buffers
-  bool on_theta;
-  DType dtype;
-  void (*widen)(const void* from, void* to, std::size_t n);  // null: buffers hold what kernels compute in
-  void (*narrow)(const void* from, void* to, std::size_t n);
+// What a thread works in.
+struct Workspace {
+  static constexpr std::size_t room = kBlockBytes + 2 * kLineBytes;  // a block and its lead
+  alignas(64) unsigned char gathered[room], wide[room], stage[room], narrowed[room];
+  Scratch scratch;
+  Row row;
 
-  std::size_t compute_size() const { return dtype == kFloat32 ? 4 : 8; }
-  // The block as kernels take it: itself, or widened into `wide`.
-  const void* block(const void* x, void* wide, std::size_t n) const {
-    if (!widen) return x;
-    widen(x, wide, n);
+  // m elements from a logical index on, as kernels take them: where they lie, or gathered, or widened.
+  const void* load(const Segment& s, const Layout& l, Operand from, std::size_t index, std::size_t m) {
+    const std::size_t item = stored_size(s.storage);
+    const void* block = l.at(from, index);
+    if (!l.contiguous(from, index, m, item) || reinterpret_cast<std::uintptr_t>(block) % item) {
+      gather(l, from, index, m, item, gathered);
+      block = gathered;
+    }
+    if (half_of(s.storage) < 0) return block;
+    active_isa().engine->widen[half_of(s.storage)](block, wide, m);
     return wide;
+  }
+  // The elements of a block as the buffers hold them.
+  const void* as_stored(const Segment& s, const void* block, std::size_t m) {
+    if (half_of(s.storage) < 0) return block;
+    active_isa().engine->narrow[half_of(s.storage)](block, narrowed, m);
+    return narrowed;
+  }
+  const Row& steps(const Segment& s, const Layout& l, std::size_t index) {
+    return s.program->row(s.storage, s.program->rows() == 1 ? 0 : l.row(index), row);
   }
 };
 
-// The constants of the last call are kept: for small buffers, preparing them would be most of the work.
-Call make_call(Op op, int map, Storage storage, const std::vector<double>& params) {
-  thread_local struct {
-    int map = -1;
-    Storage storage;
-    std::vector<double> params;
-    Call call;
-  } last;
-  if (last.map == map && last.storage == storage && last.params == params) {
-    last.call.on_theta = op < kThetaOps;
-    return last.call;
+// A layout cut into blocks. A block has one row of parameters.
+struct Piece {
+  const Segment* segment;
+  Layout layout;
+  std::size_t run, step, blocks_per_run, first_block, end_block;
+  bool stream;
+
+  bool in_place() const {
+    return layout.data[kOut] == layout.data[kX] || layout.data[kOut] == layout.data[kG];
   }
-  const EngineTable* engine = active_isa().engine;
-  const DType dtype = storage == kStoredFloat64 ? kFloat64 : kFloat32;
-  const int half = storage - kStoredBFloat16;  // which of the 16-bit types, if it is one
-  Call call{engine,
-            &active_isa().maps[map]->kernels[dtype],
-            {},
-            storage == kStoredFloat64   ? 8u
-            : storage == kStoredFloat32 ? 4u
-                                        : 2u,
-            op < kThetaOps,
-            dtype,
-            half < 0 ? nullptr : engine->widen[half],
-            half < 0 ? nullptr : engine->narrow[half]};
-  const auto effective = effective_params(map, storage, params);
-  double p[kMaxParams] = {};
-  std::copy(effective.begin(), effective.end(), p);
-  FloatMode mode;
-  call.kernels->prepare(p, call.args);
-  last.map = -1;  // should copying the parameters throw
-  last.params = params;
-  last.call = call;
-  last.storage = storage;
-  last.map = map;
-  return call;
-}
-
-// An unusual block again, by the policy and the exact kernel. False: refused.
-bool redo(const Call& call, Op op, const void* x, void* out, std::size_t n, Policy policy) {
-  alignas(64) unsigned char clipped[kSumBlock * 8];
-  const bool refusable = policy != Policy::nan && !call.kernels->all_valid[!call.on_theta](x, n, call.args);
-  if (refusable) {
-    const bool nan_is_left = !call.kernels->all_valid[1](x, n, call.args);
-    if (policy == Policy::raise || nan_is_left) return false;
-    call.kernels->clip(x, clipped, n, call.args);
-    x = clipped;
+  // The logical index where a block begins, and its length.
+  std::pair<std::size_t, std::size_t> block(std::size_t b) const {
+    const std::size_t start = b / blocks_per_run * run, c = b % blocks_per_run;
+    // Streamed blocks end where a cache line of `out` ends: a line written in two ways costs a flush.
+    const std::size_t lead = stream ? -reinterpret_cast<std::uintptr_t>(layout.at(kOut, start)) % kLineBytes /
+                                          stored_size(segment->storage)
+                                    : 0;
+    const std::size_t begin = c == 0 ? 0 : std::min(run, lead + c * step);
+    return {start + begin, std::min(run, lead + (c + 1) * step) - begin};
   }
-  call.kernels->exact[op](x, out, n, call.args);
-  return true;
-}
+};
 
-bool compute(const Call& call, Op op, const void* x, void* out, std::size_t n, Policy policy) {
-  return !call.kernels->fast[op](x, out, n, call.args) || redo(call, op, x, out, n, policy);
-}
-
-Invalid count_invalid(const Call& call, const void* x, std::size_t n, Policy policy) {
-  const bool nan_only = policy == Policy::clip || !call.on_theta;
-  alignas(64) unsigned char wide[kBlockBytes];
-  const std::size_t step = kBlockBytes / call.compute_size();
-  Invalid r;
-  FloatMode mode;
-  for (std::size_t begin = 0; begin < n; begin += step) {
-    const std::size_t m = std::min(step, n - begin);
-    const void* block = call.block(static_cast<const char*>(x) + begin * call.size, wide, m);
-    for (std::size_t i = 0; i < m; ++i)
-      if (!call.kernels->valid[nan_only](block, i, call.args) && r.count++ == 0) r.first = begin + i;
-  }
-  return r;
-}
-
-bool any_refused(const Call& call, const void* x, std::size_t n, Policy policy) {
-  const bool nan_only = policy == Policy::clip || !call.on_theta;
-  const std::size_t step = kBlockBytes / call.compute_size(), blocks = (n + step - 1) / step;
-  std::atomic<bool> refused{false};
-  parallel(blocks, n * call.size, [&](std::size_t begin, std::size_t end) {
-    alignas(64) unsigned char wide[kBlockBytes];
-    for (std::size_t b = begin; b < end && !refused; ++b) {
-      const std::size_t i = b * step, m = std::min(step, n - i);
-      const void* block = call.block(static_cast<const char*>(x) + i * call.size, wide, m);
-      if (!call.kernels->all_valid[nan_only](block, m, call.args)) refused = true;
+// The pieces of all segments, how many blocks they have, and their bytes.
+std::vector<Piece> cut(const std::vector<Segment>& segments, std::size_t& blocks, std::size_t& bytes) {
+  bytes = blocks = 0;
+  for (const Segment& s : segments) bytes += s.layout.size() * stored_size(s.storage);
+  std::vector<Piece> pieces;
+  for (const Segment& s : segments) {
+    if (s.layout.size() == 0) continue;
+    for (const Layout& l : ordered(s.layout, kTile)) {
+      Piece piece{&s, l, l.run(), 0, 0, blocks, 0, false};
+      const std::size_t item = stored_size(s.storage);
+      piece.stream = bytes >= kStreamBytes && !piece.in_place() && piece.run * item > kStreamBlockBytes &&
+                     l.contiguous(kOut, 0, piece.run, item);
+      const bool short_blocks = piece.stream || s.program->longest_row() > 1;
+      piece.step = (short_blocks ? kStreamBlockBytes : kBlockBytes) / compute_size(s.storage);
+      piece.blocks_per_run = (piece.run + piece.step - 1) / piece.step;
+      piece.end_block = blocks += l.size() / piece.run * piece.blocks_per_run;
+      pieces.push_back(piece);
     }
-  });
-  return refused;
-}
-
-}  // namespace
-
-const std::vector<Isa>& isas() {
-#define FM_ISA_ROW(isa) {#isa, cpu_has(#isa), &fastmap_engine_##isa, maps_##isa},
-  static const std::vector<Isa> all{FASTMAP_FOR_ISAS(FM_ISA_ROW)};
-  return all;
-}
-
-const Isa& active_isa() {
-  static const Isa& chosen = []() -> const Isa& {
-    const char* wanted = std::getenv("FASTMAP_ISA");
-    const Isa* best = nullptr;
-    std::string names;
-    for (const Isa& isa : isas()) {
-      if (!isa.available) continue;
-      names += std::string(names.empty() ? "" : ", ") + isa.name;
-      if (!wanted || !*wanted || std::strcmp(wanted, isa.name) == 0) best = &isa;
-    }
-    if (!best)
-      throw std::invalid_argument("FASTMAP_ISA=" + std::string(wanted ? wanted : "") +
-                                  " is not available here; available: " + names);
-    return *best;
-  }();
-  return chosen;
-}
-
-#define FM_COUNT_MAP(map, isa) +1
-std::size_t map_count() { return 0 FASTMAP_FOR_MAPS(FM_COUNT_MAP, any); }
-const MapInfo& map_info(int map) { return *isas().front().maps[map]->info; }
-
-// The number of the storage type next to a bound, not below (up) or not above it.
-double round_inwards(double v, Storage storage, bool up) {
-  if (storage == kStoredFloat64) return v;
-  float f = float(v);
-  if (up ? double(f) < v : double(f) > v) f = std::nextafterf(f, up ? INFINITY : -INFINITY);
-  if (storage == kStoredFloat32) return double(f);
-  const EngineTable& engine = *isas().front().engine;
-  const int half = storage - kStoredBFloat16;
-  std::uint16_t h;
-  engine.narrow[half](&f, &h, 1);
-  float back;
-  engine.widen[half](&h, &back, 1);
-  if (up ? back < f : back > f) {  // the next one in that direction; away from zero the bits grow
-    h = back == 0 ? std::uint16_t(up ? 1 : 0x8001) : std::uint16_t(h + ((back > 0) == up ? 1 : -1));
-    engine.widen[half](&h, &back, 1);
   }
-  return double(back);
+  return pieces;
 }
 
-constexpr const char* kStorageNames[kStorages] = {"float32", "float64", "bfloat16", "float16"};
-
-std::vector<double> effective_params(int map, Storage storage, const std::vector<double>& params) {
-  FloatMode mode;  // rounds to the dtype
-  const MapInfo& info = map_info(map);
-  if (int(params.size()) != info.n_params)
-    throw std::invalid_argument(std::string(info.name) + " takes " + std::to_string(info.n_params) +
-                                " parameters");
-  std::vector<double> r;
-  int lower = -1;
-  for (int i = 0; i < info.n_params; ++i) {
-    const ParamInfo& param = info.params[i];
-    double v = params[i];
-    const auto refuse = [&](const std::string& why) {
-      throw std::invalid_argument(std::string(info.name) + ": " + param.name + " " + why + ", got " +
-                                  std::to_string(params[i]));
-    };
-    if (!std::isfinite(v)) refuse("must be finite");
-    if (param.constraint == Constraint::lower_bound) v = round_inwards(v, storage, true);
-    if (param.constraint == Constraint::upper_bound) v = round_inwards(v, storage, false);
-    if (storage != kStoredFloat64) v = double(float(v));
-    if (!std::isfinite(v)) refuse(std::string("overflows ") + kStorageNames[storage]);
-    if (param.constraint == Constraint::positive && !(v > 0)) refuse("must be positive");
-    if (param.constraint == Constraint::nonzero && v == 0) refuse("must not be zero");
-    if (param.constraint == Constraint::lower_bound) lower = i;
-    if (param.constraint == Constraint::upper_bound && !(r[lower] < v))
-      refuse("must be above low = " + std::to_string(params[lower]) + " in this dtype");
-    r.push_back(v);
-  }
-  return r;
-}
-
-Invalid apply(Op op, int map, Storage storage, const std::vector<double>& params, std::size_t n,
-              const void* x_, const void* g_, void* out_, Policy policy) {
-  if (n == 0) return {};
-  const Call call = make_call(op, map, storage, params);
-  const char *x = static_cast<const char*>(x_), *g = static_cast<const char*>(g_);
-  char* out = static_cast<char*>(out_);
-  const bool in_place = x == out || g == out;
-  if (in_place && policy != Policy::nan && any_refused(call, x, n, policy))
-    return count_invalid(call, x, n, policy);
-  const bool stream = n * call.size >= kStreamBytes && !in_place;
-  const std::size_t step = (stream ? kStreamBlockBytes : kBlockBytes) / call.compute_size();
-  const std::size_t blocks = (n + step - 1) / step;
-  const bool direct = !stream && !g && !in_place && !call.narrow;
-  // Streamed blocks end where a cache line of `out` ends: a line written in two ways costs a flush.
-  const std::size_t lead = stream ? -reinterpret_cast<std::size_t>(out) % kLineBytes / call.size : 0;
+// Runs work(piece, index, m, workspace) for all blocks until one returns false; whether all returned true.
+template <class Work> bool for_each_block(const std::vector<Piece>& pieces, std::size_t blocks,
+                                          std::size_t bytes, const Work& work) {
   std::atomic<bool> refused{false};
-  parallel(blocks, n * call.size, [&](std::size_t begin, std::size_t end) {
-    constexpr std::size_t room = kBlockBytes + 2 * kLineBytes;  // step + lead elements
-    alignas(64) unsigned char stage[room], wide[room], narrowed[room];
+  parallel(blocks, bytes, [&](std::size_t begin, std::size_t end) {
+    Workspace workspace;
+    auto piece = std::upper_bound(pieces.begin(), pieces.end(), begin,
+                                  [](std::size_t b, const Piece& p) { return b < p.first_block; }) -
+                 1;
     for (std::size_t b = begin; b < end && !refused; ++b) {
-      const std::size_t i = b == 0 ? 0 : std::min(n, lead + b * step);
-      const std::size_t m = std::min(n, lead + (b + 1) * step) - i, offset = i * call.size;
-      void* to = direct ? static_cast<void*>(out + offset) : stage;
-      if (!compute(call, op, call.block(x + offset, wide, m), to, m, policy)) {
-        refused = true;
-        break;
-      }
-      if (g) call.engine->multiply[call.dtype](stage, call.block(g + offset, wide, m), stage, m);
-      if (direct) continue;
-      const void* result = stage;
-      if (call.narrow) {
-        call.narrow(stage, narrowed, m);
-        result = narrowed;
-      }
-      if (stream)
-        call.engine->stream(result, out + offset, m * call.size, x + offset + m * call.size);
-      else
-        std::memcpy(out + offset, result, m * call.size);
+      while (b >= piece->end_block) ++piece;
+      const auto [index, m] = piece->block(b - piece->first_block);
+      if (m && !work(*piece, index, m, workspace)) refused = true;
     }
 #if defined(__SSE2__)
     _mm_sfence();
 #endif
   });
-  return refused ? count_invalid(call, x, n, policy) : Invalid{};
+  return !refused;
 }
 
-Invalid log_det(Op op, int map, Storage storage, const std::vector<double>& params, std::size_t rows,
-                std::size_t n, const void* x_, double* sums, Op value_op, void* out_, Policy policy) {
+bool is_acceptable(const Row& row, Storage storage, Op op, const void* x, std::size_t n, Policy policy,
+                   Workspace& w) {
+  const bool forward = op < kThetaOps;
+  if (row.size() > 1)
+    return compute(row, storage, forward ? kForward : kInverse, x, w.stage, n, policy, w.scratch);
+  const Check check = policy == Policy::clip ? kZNumber : check_of(row[0].native(op), forward);
+  return row[0].kernels->all_valid[check](x, n, row[0].args);
+}
+
+Invalid count_invalid(Op op, const std::vector<Segment>& segments, Policy policy) {
+  constexpr std::size_t most = kStepBytes / 8;
+  unsigned char refused[most];
+  Workspace w;
+  FloatMode mode;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const Segment& s = segments[i];
+    const std::size_t n = s.layout.size(), run = n ? s.layout.run() : 1;
+    Invalid r{i, 0, 0};
+    for (std::size_t index = 0, m; index < n; index += m) {
+      m = std::min({most, n - index, run - index % run});
+      const void* x = w.load(s, s.layout, kX, index, m);
+      mark_refused(w.steps(s, s.layout, index), s.storage, op, x, m, policy, refused, w.scratch);
+      for (std::size_t j = 0; j < m; ++j)
+        if (refused[j] && r.count++ == 0) r.first = index + j;
+    }
+    if (r.count) return r;
+  }
+  return {};
+}
+
+}  // namespace
+
+Invalid apply(Op op, const std::vector<Segment>& segments, Policy policy) {
+  for (const Segment& s : segments) s.program->check(s.storage);
+  std::size_t blocks, bytes;
+  const std::vector<Piece> pieces = cut(segments, blocks, bytes);
+  const bool any_in_place = std::any_of(pieces.begin(), pieces.end(),
+                                        [](const Piece& p) { return p.in_place(); });
+  if (any_in_place && policy != Policy::nan) {
+    const bool acceptable = for_each_block(
+        pieces, blocks, bytes, [&](const Piece& p, std::size_t index, std::size_t m, Workspace& w) {
+          const void* x = w.load(*p.segment, p.layout, kX, index, m);
+          return is_acceptable(w.steps(*p.segment, p.layout, index), p.segment->storage, op, x, m, policy, w);
+        });
+    if (!acceptable) return count_invalid(op, segments, policy);
+  }
+  const EngineTable& engine = *active_isa().engine;
+  const bool done = for_each_block(
+      pieces, blocks, bytes, [&](const Piece& p, std::size_t index, std::size_t m, Workspace& w) {
+        const Segment& s = *p.segment;
+        const Layout& l = p.layout;
+        const std::size_t item = stored_size(s.storage);
+        const bool contiguous = l.contiguous(kOut, index, m, item);
+        char* out = l.at(kOut, index);
+        const bool direct = contiguous && !p.stream && !l.data[kG] && !p.in_place() && half_of(s.storage) < 0;
+        void* to = direct ? static_cast<void*>(out) : w.stage;
+        const void* x = w.load(s, l, kX, index, m);
+        if (!compute(w.steps(s, l, index), s.storage, op, x, to, m, policy, w.scratch)) return false;
+        if (l.data[kG]) engine.multiply[dtype_of(s.storage)](w.stage, w.load(s, l, kG, index, m), w.stage, m);
+        if (direct) return true;
+        const void* result = w.as_stored(s, w.stage, m);
+        if (p.stream)
+          engine.stream(result, out, m * item, l.at(kX, index) + m * item);
+        else if (contiguous)
+          std::memcpy(out, result, m * item);
+        else
+          scatter(l, result, index, m, item, kOut);
+        return true;
+      });
+  return done ? Invalid{} : count_invalid(op, segments, policy);
+}
+
+Invalid log_det(Op op, const Segment& segment, std::size_t rows, double* sums, Op value_op, Policy policy) {
   std::fill(sums, sums + rows, 0.0);
-  if (n == 0 || rows == 0) return {};
-  const Call call = make_call(op, map, storage, params);
-  const char* x = static_cast<const char*>(x_);
-  char* out = static_cast<char*>(out_);
-  if (x == out && policy != Policy::nan && any_refused(call, x, rows * n, policy))
-    return count_invalid(call, x, rows * n, policy);
-  const std::size_t per_row = (n + kSumBlock - 1) / kSumBlock, blocks = rows * per_row;
-  std::vector<double> partial(blocks);
+  segment.program->check(segment.storage);
+  if (rows == 0 || segment.layout.size() == 0) return {};
+  Segment s = segment;
+  merge(s.layout);
+  const Layout& l = s.layout;
+  const EngineTable& engine = *active_isa().engine;
+  const DType dtype = dtype_of(s.storage);
+  const std::size_t item = stored_size(s.storage), compute_item = compute_size(s.storage);
+  const std::size_t n = l.size() / rows, run = l.run(), per_row = (n + kSumBlock - 1) / kSumBlock;
+  const std::size_t step = kStepBytes / compute_item;
+  std::vector<double> partial(rows * per_row);
   std::atomic<bool> refused{false};
-  parallel(blocks, rows * n * call.size, [&](std::size_t begin, std::size_t end) {
-    alignas(64) unsigned char stage[kSumBlock * 8], wide[kSumBlock * 4];
+  // The parts of a block of the sum that are computed at once.
+  const auto each_part = [&](std::size_t b, Workspace& w, const auto& part) {
+    const std::size_t start = b / per_row * n + b % per_row * kSumBlock;
+    const std::size_t length = std::min(kSumBlock, n - b % per_row * kSumBlock);
+    for (std::size_t done = 0, m; done < length; done += m) {
+      const std::size_t index = start + done;
+      m = std::min({step, length - done, run - index % run});
+      if (!part(index, done, m, w.steps(s, l, index), w.load(s, l, kX, index, m))) return std::size_t(0);
+    }
+    return length;
+  };
+  const bool in_place = l.data[kX] == l.data[kOut];
+  if (in_place && policy != Policy::nan) {
+    parallel(partial.size(), l.size() * item, [&](std::size_t begin, std::size_t end) {
+      Workspace w;
+      for (std::size_t b = begin; b < end && !refused; ++b)
+        if (!each_part(b, w, [&](std::size_t, std::size_t, std::size_t m, const Row& row, const void* x) {
+              return is_acceptable(row, s.storage, op, x, m, policy, w);
+            }))
+          refused = true;
+    });
+    if (refused) return count_invalid(op, {segment}, policy);
+  }
+  parallel(partial.size(), l.size() * item, [&](std::size_t begin, std::size_t end) {
+    Workspace w;
+    alignas(64) unsigned char terms[kSumBlock * 8];
     for (std::size_t b = begin; b < end && !refused; ++b) {
-      const std::size_t start = b % per_row * kSumBlock, m = std::min(kSumBlock, n - start);
-      const std::size_t offset = (b / per_row * n + start) * call.size;
-      const void* block = call.block(x + offset, wide, m);
-      if (!compute(call, op, block, stage, m, policy)) {
+      const std::size_t length = each_part(
+          b, w, [&](std::size_t index, std::size_t done, std::size_t m, const Row& row, const void* x) {
+            if (!compute(row, s.storage, op, x, terms + done * compute_item, m, policy, w.scratch))
+              return false;
+            if (!l.data[kOut]) return true;
+            compute(row, s.storage, value_op, x, w.stage, m, policy, w.scratch);  // as valid as it was for op
+            scatter(l, w.as_stored(s, w.stage, m), index, m, item, kOut);
+            return true;
+          });
+      if (length == 0)
         refused = true;
-        break;
-      }
-      partial[b] = call.engine->sum[call.dtype](stage, m);
-      if (!out) continue;
-      const bool direct = x != out && !call.narrow;
-      void* to = direct ? static_cast<void*>(out + offset) : stage;
-      compute(call, value_op, block, to, m, policy);  // as valid as it was for op
-      if (call.narrow)
-        call.narrow(stage, out + offset, m);
-      else if (!direct)
-        std::memcpy(out + offset, stage, m * call.size);
+      else
+        partial[b] = engine.sum[dtype](terms, length);
     }
   });
-  if (refused) return count_invalid(call, x, rows * n, policy);
+  if (refused) return count_invalid(op, {segment}, policy);
   FloatMode mode;
   for (std::size_t r = 0; r < rows; ++r) {  // pairwise over the blocks of a row, in order
     double* p = partial.data() + r * per_row;

@@ -14,25 +14,23 @@ template <class Map, class T> void prepare(const double* params, ArgsBuffer& buf
   *reinterpret_cast<typename Map::template Args<T>*>(buffer.bytes) = Map::template prepare<T>(params);
 }
 
-template <class T, class A> FM_INLINE bool is_valid(bool on_theta, T x, const A& a) {
-  return on_theta ? (x > a.low) & (x < a.high) : x == x;
+template <Check check, class T, class A> FM_INLINE bool is_valid(T x, const A& a) {
+  if constexpr (check == kThetaInside) return (x > a.low) & (x < a.high);
+  if constexpr (check == kZFinite) return is_finite(x);
+  if constexpr (check == kThetaOnClosure) return (x >= a.low) & (x <= a.high);
+  if constexpr (check == kZNumber) return x == x;
 }
 
-template <class Map, class T, bool on_theta>
+template <class Map, class T, Check check>
 bool all_valid(const void* x_, std::size_t n, const ArgsBuffer& buffer) {
   const auto a = args_of<Map, T>(buffer);
   const T* x = static_cast<const T*>(x_);
   BitsOf<T> invalid = 0;
-  for (std::size_t i = 0; i < n; ++i) invalid |= is_valid(on_theta, x[i], a) ? 0 : 1;
+  for (std::size_t i = 0; i < n; ++i) invalid |= is_valid<check>(x[i], a) ? 0 : 1;
   return invalid == 0;
 }
 
-template <class Map, class T, bool on_theta>
-bool valid(const void* x, std::size_t i, const ArgsBuffer& buffer) {
-  return is_valid(on_theta, static_cast<const T*>(x)[i], args_of<Map, T>(buffer));
-}
-
-// The nearest theta whose z is finite: inside the open domain, and for a map that says so (`finite_low`,
+// Where z is finite: inside the open domain, and for a map that says so (`finite_low`,
 // `finite_high`), where z does not overflow.
 template <class A> FM_INLINE auto finite_low(const A& a, int) -> decltype(a.finite_low) {
   return a.finite_low;
@@ -49,12 +47,10 @@ template <class A> FM_INLINE auto finite_high(const A& a, long) {
   return is_finite(a.high) ? -next_up(-a.high) : Float<T>::max;
 }
 
-template <class Map, class T> void clip(const void* x_, void* out_, std::size_t n, const ArgsBuffer& buffer) {
+template <class Map, class T> void finite_theta(const ArgsBuffer& buffer, double* low, double* high) {
   const auto a = args_of<Map, T>(buffer);
-  const T low = finite_low(a, 0), high = finite_high(a, 0);
-  const T* x = static_cast<const T*>(x_);
-  T* out = static_cast<T*>(out_);
-  for (std::size_t i = 0; i < n; ++i) out[i] = max(min(x[i], high), low);
+  *low = double(finite_low(a, 0));
+  *high = double(finite_high(a, 0));
 }
 
 template <class Map, Op op, Path P, class T, class A> FM_INLINE T apply(T x, const A& a) {
@@ -120,9 +116,9 @@ template <class Map, class T> constexpr MapKernels map_kernels() {
         kernel<Map, kInverseLogAbsDet, T>, kernel<Map, kInverseLogAbsDetGrad, T>                    \
   }
   return {prepare<Map, T>,
-          {all_valid<Map, T, true>, all_valid<Map, T, false>},
-          {valid<Map, T, true>, valid<Map, T, false>},
-          clip<Map, T>,
+          {all_valid<Map, T, kThetaInside>, all_valid<Map, T, kZFinite>, all_valid<Map, T, kThetaOnClosure>,
+           all_valid<Map, T, kZNumber>},
+          finite_theta<Map, T>,
           FM_OPS(fast),
           FM_OPS(exact)};
 #undef FM_OPS

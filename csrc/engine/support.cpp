@@ -19,6 +19,24 @@ template <class T> void multiply(const void* a_, const void* b_, void* out_, std
   }
 }
 
+template <class T> void add(const void* a_, const void* b_, void* out_, std::size_t n) {
+  const T *a = static_cast<const T*>(a_), *b = static_cast<const T*>(b_);
+  T* out = static_cast<T*>(out_);
+#pragma GCC ivdep
+  for (std::size_t i = 0; i < n; ++i) {
+    const T r = a[i] + b[i];
+    out[i] = select(r == r, r, nan<T>());
+  }
+}
+
+template <class T> void clip(const void* x_, void* out_, std::size_t n, double low_, double high_) {
+  const T* x = static_cast<const T*>(x_);
+  T* out = static_cast<T*>(out_);
+  const T low = T(low_), high = T(high_);
+#pragma GCC ivdep
+  for (std::size_t i = 0; i < n; ++i) out[i] = max(min(x[i], high), low);
+}
+
 void widen_bfloat16(const void* from_, void* to_, std::size_t n) {
   const auto* from = static_cast<const std::uint16_t*>(from_);
   auto* to = static_cast<std::uint32_t*>(to_);
@@ -117,6 +135,8 @@ extern "C" {
 extern const fastmap::EngineTable FM_JOIN(fastmap_engine_, FM_ISA);
 const fastmap::EngineTable FM_JOIN(fastmap_engine_, FM_ISA){
     {fastmap::FM_ISA::multiply<float>, fastmap::FM_ISA::multiply<double>},
+    {fastmap::FM_ISA::add<float>, fastmap::FM_ISA::add<double>},
+    {fastmap::FM_ISA::clip<float>, fastmap::FM_ISA::clip<double>},
     {fastmap::FM_ISA::sum<float>, fastmap::FM_ISA::sum<double>},
     {fastmap::FM_ISA::widen_bfloat16, fastmap::FM_ISA::widen_float16},
     {fastmap::FM_ISA::narrow_bfloat16, fastmap::FM_ISA::narrow_float16},

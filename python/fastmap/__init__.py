@@ -18,7 +18,7 @@ from fastmap._functional import (
     pullback,
 )
 from fastmap._info import __version__, catalog, get_num_threads, info, set_num_threads
-from fastmap._map import Map
+from fastmap._map import Chain, Inverse, Map
 from fastmap.maps import *  # noqa: F403 (the classes of the catalog)
 from fastmap.maps import __all__ as _map_names
 from fastmap.search import Record, Result, Trial, minimize
@@ -29,7 +29,9 @@ unconstrain = forward
 
 __all__ = [
     "Audit",
+    "Chain",
     "DomainError",
+    "Inverse",
     "Map",
     "Param",
     "Record",

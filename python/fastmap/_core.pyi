@@ -1,37 +1,28 @@
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 OPS: dict[str, int]
 
 def catalog() -> list[dict[str, Any]]: ...
 def info() -> dict[str, Any]: ...
-def check_params(map: int, dtype: int, params: tuple[float, ...]) -> None: ...
-def apply(
-    op: int,
-    map: int,
-    dtype: int,
-    params: tuple[float, ...],
-    n: int,
-    x: int,
-    grad: int,
-    out: int,
-    policy: int,
-) -> tuple[int, int]: ...
-def apply_arrays(
-    op: int, map: int, params: tuple[float, ...], policy: int, x: object, out: object
-) -> bool: ...
+
+class Program:
+    def __init__(
+        self, shape: tuple[int, ...], steps: list[tuple[int, bool, list[NDArray[np.float64]]]]
+    ) -> None: ...
+
+# A buffer of a call: program, dtype, shape, parameter row strides, then for x, grad and out the pointer
+# (0: none) and the strides in bytes.
+Segment = tuple[Any, ...]
+
+# The results: the number of a segment with refused values, their count, the C-order index of the first.
+def apply(op: int, segments: list[Segment], policy: int) -> tuple[int, int, int]: ...
+def apply_arrays(op: int, program: Program | None, policy: int, x: object, out: object) -> bool: ...
 def log_det(
-    op: int,
-    map: int,
-    dtype: int,
-    params: tuple[float, ...],
-    rows: int,
-    n: int,
-    x: int,
-    sums: int,
-    value_op: int,
-    out: int,
-    policy: int,
-) -> tuple[int, int]: ...
+    op: int, segment: Segment, rows: int, sums: int, value_op: int, policy: int
+) -> tuple[int, int, int]: ...
 def advise_huge_pages(buffer: int, bytes: int) -> None: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...

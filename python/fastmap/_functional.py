@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastmap import _core, _native
-from fastmap._map import MapLike, resolve
+from fastmap._map import Map, MapLike, resolve
 from fastmap._native import Axis, Invalid
 
 Array: TypeAlias = Any  # a NumPy array, a torch tensor or a number; results are of the same kind
@@ -23,8 +24,10 @@ def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: In
     theta : array, tensor or number
         float16, float32, float64 (tensors also bfloat16), any shape; numbers, lists and integers count as
         float64. 16-bit types give the float32 result, rounded once.
-    map : Map or str
-        The map f, or the name of one with default parameters.
+    map : Map, str or Space
+        The map f, the name of one with default parameters, or a `Space` over one flat buffer: each slice by
+        its own map, in one native call. With a space theta may also be a dict of buffers by name; then the
+        result, and `out`, are such dicts.
     out : array or tensor, optional
         Receives z: same kind, shape and dtype, contiguous; may be `theta` itself.
     invalid : {"raise", "nan", "clip"}, optional
@@ -135,14 +138,48 @@ def _elementwise(
     op: str, argument: str, x: Array, map: MapLike, out: Array | None, invalid: Invalid | None
 ) -> Array:
     m, policy = resolve(map), _native.policy_code(invalid)
+    if isinstance(x, Mapping):
+        return _by_name(op, argument, x, map, out, policy)
     if (torch := _torch_for(x)) is not None:
         return torch.elementwise(op, argument, x, m, out, policy)
-    if _core.apply_arrays(_core.OPS[op], m.entry["id"], m.values, policy, x, out):
+    if _core.apply_arrays(_core.OPS[op], m.program, policy, x, out):
         return out  # plain arrays, nothing to refuse: by far the most frequent call
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
     _native.apply(op, m, array, result, argument=argument, policy=policy)
     return _returned(result, x, out)
+
+
+def _by_name(
+    op: str, argument: str, x: Mapping[str, Array], space: Any, out: Mapping[str, Array] | None, policy: int
+) -> dict[str, Array]:
+    """Buffers by name, in one native call; those that autograd follows get one each."""
+    if not hasattr(space, "maps"):
+        raise TypeError(f"{argument}: buffers by name need a Space as map, got {type(space).__name__}")
+    maps: dict[str, Map] = space.maps
+    for name, given in ((argument, x), ("out", out)):
+        if given is not None and set(given) != set(maps):
+            raise ValueError(f"{name}: expected the names {sorted(maps)} of the space, got {sorted(given)}")
+    rows, results = [], {}
+    for name, value in x.items():
+        label, given = f"{argument}[{name!r}]", None if out is None else out[name]
+        torch = _torch_for(value)
+        if torch is None:
+            array = _native.as_array(value, label)
+            result = _native.as_output(given, array, label)
+            results[name] = _returned(result, value, given)
+            rows.append((label, maps[name], array, None, result))
+        elif torch.tracked(value):
+            results[name] = torch.elementwise(op, label, value, maps[name], given, policy)
+        else:
+            result = results[name] = torch.output(given, value, label)
+            memory = torch.memory(value, label), None, torch.memory(result, "out")
+            rows.append((label, maps[name], *memory))
+    _native.apply_all(op, rows, policy=policy)
+    for result in results.values():
+        if (torch := _torch_for(result)) is not None:
+            torch.written(result)
+    return results
 
 
 def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis) -> Array:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastmap import _core
 
@@ -12,58 +17,70 @@ if TYPE_CHECKING:
     from fastmap._functional import Array
     from fastmap._native import Axis, Invalid
 
-_FLOAT64 = 1  # the native dtype code
+Value: TypeAlias = float | NDArray[np.float64]  # of a parameter; arrays are read-only
+Step: TypeAlias = tuple[int, bool, tuple[Value, ...]]  # row of the catalog, inverted, parameters
+Index: TypeAlias = slice | EllipsisType
 
 
 class Map:
     """A one-to-one, increasing or decreasing elementwise map from parameters to search space.
 
-    Subclasses are built from the native catalog, one per map; their parameters are the attributes of
-    the instance. Maps are immutable, hashable, comparable and picklable, and have a JSON form.
+    Maps are immutable, hashable, comparable and picklable, and have a JSON form. Their parameters are
+    numbers, or arrays that broadcast to the buffers they are used on.
 
     Methods mirror the functions of the package: ``m.forward(theta)`` is ``fastmap.forward(theta, m)``.
     `forward` goes from parameters to search space (other libraries often call that direction inverse).
     """
 
-    __slots__ = ("values",)
+    __slots__ = ("_hash", "program")
 
-    entry: ClassVar[dict[str, Any]]  # the map's row of the native catalog
-    values: tuple[float, ...]  # the parameters in the catalog's order
+    _hash: int
+    program: _core.Program | None  # what the engine runs; None: one per part
 
-    def __init__(self, *args: float, **kwargs: float) -> None:
-        bound = inspect.signature(type(self)).bind(*args, **kwargs)
-        bound.apply_defaults()
+    def __init__(self) -> None:
+        steps = self.steps()
         try:
-            values = tuple(float(v) for v in bound.arguments.values())
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{type(self).__name__}: parameters must be real numbers") from error
-        _core.check_params(self.entry["id"], _FLOAT64, values)
-        object.__setattr__(self, "values", values)
+            shape = np.broadcast_shapes(*(np.shape(v) for _, _, values in steps for v in values))
+        except ValueError as error:
+            raise ValueError(f"{type(self).__name__}: the parameters do not broadcast: {error}") from None
+        rows = [
+            (number, inverted, [np.broadcast_to(np.asarray(v, np.float64), shape) for v in values])
+            for number, inverted, values in steps
+        ]
+        object.__setattr__(self, "program", _core.Program(shape, rows))
+
+    def steps(self) -> list[Step]:
+        """The elementary maps that theta passes, in order."""
+        raise NotImplementedError
+
+    def parts(self) -> list[tuple[Map, Index, tuple[int, ...] | None]]:
+        """The maps of a buffer, each with its elements and the shape they are given (None: theirs)."""
+        return [(self, ..., None)]
 
     @property
     def name(self) -> str:
-        """The name by which functions accept this map with default parameters."""
-        return str(self.entry["name"])
+        """The name of the kind of map."""
+        return type(self).__name__.lower()
 
     @property
-    def params(self) -> dict[str, float]:
-        """The parameters by name."""
-        return {p["name"]: v for p, v in zip(self.entry["params"], self.values, strict=True)}
+    def shape(self) -> tuple[int, ...]:
+        """What the parameters broadcast to; () if all are numbers."""
+        return np.broadcast_shapes(*(np.shape(v) for _, _, values in self.steps() for v in values))
 
     @property
-    def domain(self) -> tuple[float, float]:
-        """The open interval of valid theta."""
-        return self._ends("domain")
+    def domain(self) -> tuple[Any, Any]:
+        """The open interval of valid theta: numbers, or arrays where the parameters are."""
+        raise NotImplementedError
 
     @property
-    def codomain(self) -> tuple[float, float]:
+    def codomain(self) -> tuple[Any, Any]:
         """The open interval of z that theta in the domain can reach."""
-        return self._ends("codomain")
+        raise NotImplementedError
 
-    def _ends(self, key: str) -> tuple[float, float]:
-        params = self.params
-        low, high = (params[text] if text in params else float(text) for text in self.entry[key])
-        return low, high
+    @property
+    def inv(self) -> Map:
+        """The inverse as a map of its own: its `forward` is this map's `inverse`."""
+        return Inverse(self)
 
     def forward(self, theta: Array, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
         """See `fastmap.forward`."""
@@ -121,44 +138,306 @@ class Map:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `Map.from_json` reads back."""
-        return {"map": self.name, **self.params}
+        raise NotImplementedError
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Map:
         """The map that `to_json` described."""
-        params = dict(data)
-        name = params.pop("map")
+        rest = dict(data)
+        name = rest.pop("map")
+        if name == "chain":
+            return Chain(*(Map.from_json(m) for m in rest["maps"]))
+        if name == "inverse":
+            return Inverse(Map.from_json(rest["of"]))
+        params = {key: np.array(value, np.float64) for key, value in rest.items()}
         return type(named(name))(**params)
+
+    def _key(self) -> tuple[Any, ...]:
+        """What makes a map of this type equal to another."""
+        raise NotImplementedError
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")
 
-    def __getattr__(self, name: str) -> float:
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return False
+        mine, theirs = self._key(), other._key()
+        return len(mine) == len(theirs) and all(
+            np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b
+            for a, b in zip(mine, theirs, strict=True)
+        )
+
+    def __hash__(self) -> int:
+        if not hasattr(self, "_hash"):  # arrays may be large: only those who ask pay
+            parts = (v.tobytes() if isinstance(v, np.ndarray) else v for v in self._key())
+            object.__setattr__(self, "_hash", hash((type(self), *parts)))
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[Map], tuple[Any, ...]]:
+        return type(self), self._key()
+
+
+class CatalogMap(Map):
+    """A map of the native catalog; one subclass per entry, whose parameters are attributes."""
+
+    __slots__ = ("values",)
+
+    entry: ClassVar[dict[str, Any]]  # the map's row of the native catalog
+    values: tuple[Value, ...]  # the parameters in the catalog's order
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(type(self)).bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = tuple(self._value(name, v) for name, v in bound.arguments.items())
+        object.__setattr__(self, "values", values)
+        super().__init__()
+
+    @classmethod
+    def _value(cls, name: str, value: Any) -> Value:
+        if getattr(value, "requires_grad", False):
+            raise TypeError(f"{cls.__name__}: {name} requires grad, which a map does not pass on; detach it")
+        try:
+            array = np.array(value, np.float64) + 0.0  # a copy, and no negative zero
+            if isinstance(value, str | bytes):
+                raise TypeError
+        except (TypeError, ValueError):
+            raise TypeError(f"{cls.__name__}: {name} must be a real number or an array of them") from None
+        if array.ndim == 0:
+            return float(array)
+        array.setflags(write=False)
+        return array
+
+    def steps(self) -> list[Step]:
+        return [(self.entry["id"], False, self.values)]
+
+    @property
+    def name(self) -> str:
+        """The name by which functions accept this map with default parameters."""
+        return str(self.entry["name"])
+
+    @property
+    def params(self) -> dict[str, Value]:
+        """The parameters by name."""
+        return {p["name"]: v for p, v in zip(self.entry["params"], self.values, strict=True)}
+
+    @property
+    def domain(self) -> tuple[Any, Any]:
+        return self._ends("domain")
+
+    @property
+    def codomain(self) -> tuple[Any, Any]:
+        return self._ends("codomain")
+
+    def _ends(self, key: str) -> tuple[Any, Any]:
+        params = self.params
+        low, high = (params[text] if text in params else float(text) for text in self.entry[key])
+        return low, high
+
+    def to_json(self) -> dict[str, Any]:
+        return {"map": self.name, **{name: _plain(v) for name, v in self.params.items()}}
+
+    def __getattr__(self, name: str) -> Value:
         for param, value in zip(type(self).entry["params"], self.values, strict=True):
             if param["name"] == name:
                 return value
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.values == other.values
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.values))
-
-    def __reduce__(self) -> tuple[type[Map], tuple[float, ...]]:
-        return type(self), self.values
+    def _key(self) -> tuple[Any, ...]:
+        return self.values
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
+        inside = ", ".join(f"{name}={_shown(value)}" for name, value in self.params.items())
         return f"{type(self).__name__}({inside})"
+
+
+class Chain(Map):
+    """Maps one after the other, in one pass over memory: theta passes the first map first.
+
+    Parameters
+    ----------
+    *maps : Map or str
+        ``Chain(a, b)`` is z = b(a(theta)). Its domain is where a(theta) lies in the domain of b.
+
+    Notes
+    -----
+    Values between the maps are rounded to the dtype in which kernels compute (float32 for 16-bit buffers), so
+    that the ULP bounds of the maps do not add up to a bound of the chain: `audit` measures it.
+    """
+
+    __slots__ = ("maps",)
+
+    maps: tuple[Map, ...]
+
+    def __init__(self, *maps: MapLike) -> None:
+        if not maps:
+            raise TypeError("maps: a chain needs at least one map")
+        flat: list[Map] = []
+        for m in map(resolve, maps):
+            if m.program is None:
+                raise TypeError("maps: a space cannot be part of a chain")
+            flat += m.maps if isinstance(m, Chain) else (m,)
+        object.__setattr__(self, "maps", tuple(flat))
+        super().__init__()
+        low, high = self.domain
+        if np.any(low >= high):
+            raise ValueError(f"maps: no theta passes all of {self!r}")
+
+    def steps(self) -> list[Step]:
+        return [step for m in self.maps for step in m.steps()]
+
+    @property
+    def domain(self) -> tuple[Any, Any]:
+        low, high = self.maps[-1].domain
+        for before in reversed(self.maps[:-1]):
+            first, last = before.codomain
+            # Inside the codomain of `before`, whose inverse then answers inside its domain.
+            low, high = _limits("inverse", before, np.clip(low, first, last), np.clip(high, first, last))
+        return low, high
+
+    @property
+    def codomain(self) -> tuple[Any, Any]:
+        return _limits("forward", self, *self.domain)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"map": "chain", "maps": [m.to_json() for m in self.maps]}
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.maps
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.maps))})"
+
+
+class Inverse(Map):
+    """The inverse of a map as a map of its own; also written ``m.inv``.
+
+    Parameters
+    ----------
+    map : Map or str
+        Its `inverse` becomes `forward`. ``Log().inv`` takes any theta to z = exp(theta).
+    """
+
+    __slots__ = ("of",)
+
+    of: Map
+
+    def __init__(self, map: MapLike) -> None:
+        object.__setattr__(self, "of", resolve(map))
+        if self.of.program is None:
+            raise TypeError("map: a space has no inverse as a map; call inverse with it")
+        super().__init__()
+
+    def steps(self) -> list[Step]:
+        return [(number, not inverted, values) for number, inverted, values in reversed(self.of.steps())]
+
+    @property
+    def inv(self) -> Map:
+        return self.of
+
+    @property
+    def domain(self) -> tuple[Any, Any]:
+        return self.of.codomain
+
+    @property
+    def codomain(self) -> tuple[Any, Any]:
+        return self.of.domain
+
+    def to_json(self) -> dict[str, Any]:
+        return {"map": "inverse", "of": self.of.to_json()}
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self.of,)
+
+    def __repr__(self) -> str:
+        return f"{self.of!r}.inv"
+
+
+class Sliced(Map):
+    """A flat buffer whose slices have maps of their own: what a `Space` is as a map."""
+
+    __slots__ = ("pieces",)
+
+    pieces: tuple[tuple[Map, tuple[int, ...]], ...]  # in the order of the slices, with their shapes
+
+    def __init__(self, *pieces: tuple[Map, tuple[int, ...]]) -> None:
+        object.__setattr__(self, "pieces", pieces)
+        object.__setattr__(self, "program", None)
+
+    def steps(self) -> list[Step]:
+        return []
+
+    def parts(self) -> list[tuple[Map, Index, tuple[int, ...] | None]]:
+        result: list[tuple[Map, Index, tuple[int, ...] | None]] = []
+        start = 0
+        for m, shape in self.pieces:
+            result.append((m, slice(start, start := start + math.prod(shape)), shape))
+        return result
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(math.prod(shape) for _, shape in self.pieces),)
+
+    @property
+    def domain(self) -> tuple[Any, Any]:
+        return self._ends("domain")
+
+    @property
+    def codomain(self) -> tuple[Any, Any]:
+        return self._ends("codomain")
+
+    def _ends(self, which: str) -> tuple[Any, Any]:
+        ends = [
+            np.concatenate([np.broadcast_to(getattr(m, which)[i], shape).ravel() for m, shape in self.pieces])
+            for i in (0, 1)
+        ]
+        return ends[0], ends[1]
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.pieces
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sliced) and self.pieces == other.pieces
+
+    def __hash__(self) -> int:
+        return hash(self.pieces)
+
+    def __repr__(self) -> str:
+        return f"Sliced({', '.join(map(repr, self.pieces))})"
+
+
+def _limits(op: str, m: Map, low: Any, high: Any) -> tuple[Any, Any]:
+    """The images of the ends of an interval, in order; open ends give their limits."""
+    from fastmap import _functional
+
+    shape = np.broadcast_shapes(np.shape(low), np.shape(high), m.shape)
+    function = getattr(_functional, op)
+    a, b = (
+        function(np.broadcast_to(np.asarray(end, np.float64), shape), m, invalid="nan") for end in (low, high)
+    )
+    return (float(min(a, b)), float(max(a, b))) if shape == () else (np.minimum(a, b), np.maximum(a, b))
+
+
+def _plain(value: Value) -> Any:
+    """A parameter as JSON has it, which knows no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return [_plain(v) for v in (value.tolist() if isinstance(value, np.ndarray) else value)]
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    with np.printoptions(threshold=8, edgeitems=2):
+        return np.array2string(value, separator=", ")
 
 
 MapLike: TypeAlias = Map | str
 
-_by_name: dict[str, Map] = {}  # every name that functions accept, with default parameters
+_by_name: dict[str, CatalogMap] = {}  # every name that functions accept, with default parameters
 
 
-def build_classes() -> Iterator[type[Map]]:
+def build_classes() -> Iterator[type[CatalogMap]]:
     """One class per catalog entry, named and documented by it."""
     for entry in _core.catalog():
         parameters = [
@@ -167,7 +446,7 @@ def build_classes() -> Iterator[type[Map]]:
         ]
         cls = type(
             entry["class_name"],
-            (Map,),
+            (CatalogMap,),
             {
                 "__slots__": (),
                 "__module__": "fastmap.maps",
@@ -195,7 +474,7 @@ def add_alias(alias: str, name: str) -> None:
     _by_name[alias] = _by_name[name]
 
 
-def named(name: str) -> Map:
+def named(name: str) -> CatalogMap:
     """The map of that name with default parameters."""
     try:
         return _by_name[name]
@@ -204,10 +483,12 @@ def named(name: str) -> Map:
         raise ValueError(f"map: no map is called {name!r}; known: {known}") from None
 
 
-def resolve(map: MapLike) -> Map:
-    """The map itself, or the one of that name."""
+def resolve(map: Any) -> Map:
+    """The map itself, the one of that name, or what a `Space` is as a map of a flat buffer."""
     if isinstance(map, Map):
         return map
     if isinstance(map, str):
         return named(map)
-    raise TypeError(f"map: expected a Map or the name of one, got {type(map).__name__}")
+    if isinstance(flat := getattr(map, "flat_map", None), Map):
+        return flat
+    raise TypeError(f"map: expected a Map, the name of one or a Space, got {type(map).__name__}")

@@ -5,6 +5,7 @@ Every check that can refuse a call is made here, before the engine writes anythi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastmap import _core
 from fastmap._errors import DomainError
-from fastmap._map import Map
+from fastmap._map import Index, Map
 
 FloatArray: TypeAlias = NDArray[Any]
 Invalid: TypeAlias = Literal["raise", "nan", "clip"]
@@ -77,35 +78,35 @@ def apply(
     grad_argument: str = "grad",
 ) -> None:
     """out = op(x), times `grad` where given; `out` is dense and has the shape and dtype of x."""
-    code, number = _core.OPS[op], map.entry["id"]
-    if grad is None and _core.apply_arrays(code, number, map.values, policy, x, out):
+    if grad is None and _core.apply_arrays(_core.OPS[op], map.program, policy, x, out):
         return
-    _refuse_partial_overlap(x, out, argument)
-    if grad is not None:
-        _refuse_partial_overlap(grad, out, grad_argument)
-    if not _same_layout(x, out):
-        if grad is not None and _same_memory(grad, out):
-            raise ValueError(f"out: {grad_argument} can only be overwritten if {argument} has its layout")
-        np.copyto(out, x)  # no temporary: the result replaces it in place
-        x = out
-    if grad is not None and not _same_layout(grad, out):
-        copy = np.empty_like(out)  # the product is rounded once, so it is made in one call
-        np.copyto(copy, grad)
-        grad = copy
-    grad_pointer = 0 if grad is None else _pointer(grad)
-    count, first = _core.apply(
-        code,
-        number,
-        _DTYPES[x.dtype],
-        map.values,
-        x.size,
-        _pointer(x),
-        grad_pointer,
-        _pointer(out),
-        policy,
-    )
+    apply_all(op, [(argument, map, x, grad, out)], policy=policy, grad_argument=grad_argument)
+
+
+def apply_all(
+    op: str,
+    rows: Sequence[tuple[str, Map, FloatArray, FloatArray | None, FloatArray]],
+    *,
+    policy: int = 0,
+    grad_argument: str = "grad",
+) -> None:
+    """`apply` for many buffers in one native call: rows of (argument, map, x, grad, out)."""
+    segments, parts = [], []
+    for name, map, x, grad, out in rows:
+        _refuse_partial_overlap(x, out, name)
+        if grad is not None:
+            _refuse_partial_overlap(grad, out, grad_argument)
+        if map.program is None and x.shape != map.shape:
+            raise ValueError(f"{name}: shape {x.shape} differs from {map.shape} of the space")
+        for m, index, shape in map.parts():
+            part = _view(x, index, shape)
+            part_grad = None if grad is None else _view(grad, index, shape)
+            segments.append(_segment(m, name, part, part_grad, _view(out, index, shape)))
+            parts.append((m, part, name, index))
+    number, count, first = _core.apply(_core.OPS[op], segments, policy)
     if count:
-        raise _domain_error(map, x, count, _logical_index(x, first), argument, op)
+        m, part, name, index = parts[number]
+        raise _domain_error(m, part, count, first, name, op, index)
 
 
 def log_det(
@@ -120,37 +121,30 @@ def log_det(
 ) -> FloatArray:
     """Sums of op(x) over `axis`, in float64; where `out` is given, also out = value_op(x).
 
-    The sums go over the logical C order in fixed blocks, so that their bits depend on the values alone.
+    The sums go over the logical C order in fixed blocks, so that their bits depend on the values alone. Over
+    the slices of a space they are added one after the other.
     """
     axes = normalized_axes(axis, x.ndim)
-    kept = [i for i in range(x.ndim) if i not in axes]
     if out is not None:
         _refuse_partial_overlap(x, out, argument)
-        if not (x.flags.c_contiguous and out.flags.c_contiguous):
-            sums = log_det(op, map, x, axis, argument=argument)
-            apply(value_op, map, x, out, argument=argument)
-            return sums
-    rows = x if not kept or kept + list(axes) == list(range(x.ndim)) else x.transpose(*kept, *axes)
-    rows = np.ascontiguousarray(rows)
-    sums = np.empty([x.shape[i] for i in kept], np.float64)
-    count, first = _core.log_det(
-        _core.OPS[op],
-        map.entry["id"],
-        _DTYPES[x.dtype],
-        map.values,
-        sums.size,
-        rows.size // sums.size if sums.size else 0,
-        _pointer(rows),
-        _pointer(sums),
-        _core.OPS[value_op],
-        0 if out is None else _pointer(out),
-        0,
-    )
+    if map.program is None:
+        if x.shape != map.shape:
+            raise ValueError(f"{argument}: shape {x.shape} differs from {map.shape} of the space")
+        total = np.zeros(())
+        for m, index, shape in map.parts():
+            part_out = None if out is None else _view(out, index, shape)
+            part = _view(x, index, shape)
+            total += log_det(op, m, part, None, argument=argument, value_op=value_op, out=part_out)
+        return total
+    order = [i for i in range(x.ndim) if i not in axes] + list(axes)
+    sums = np.empty([x.shape[i] for i in range(x.ndim) if i not in axes], np.float64)
+    segment = _segment(map, argument, x, None, out, order)
+    _, count, first = _core.log_det(_core.OPS[op], segment, sums.size, _pointer(sums), _core.OPS[value_op], 0)
     if count:
-        moved = np.unravel_index(first, rows.shape) if rows.ndim else ()
-        order = kept + list(axes) if kept else list(range(x.ndim))
-        index = tuple(int(i) for _, i in sorted(zip(order, moved, strict=True)))
-        raise _domain_error(map, x, count, index, argument, op)
+        moved = np.unravel_index(first, [x.shape[i] for i in order]) if x.ndim else ()
+        where = [int(i) for _, i in sorted(zip(order, moved, strict=True))]
+        first = int(np.ravel_multi_index(where, x.shape)) if where else 0
+        raise _domain_error(map, x, count, first, argument, op)
     return sums
 
 
@@ -185,11 +179,6 @@ def _is_dense(a: FloatArray) -> bool:
     return True
 
 
-def _same_layout(a: FloatArray, b: FloatArray) -> bool:
-    """Whether walking both memories from their first bytes meets the same elements (b is dense)."""
-    return a.flags.aligned and (a.strides == b.strides or (a.flags.c_contiguous and b.flags.c_contiguous))
-
-
 def _same_memory(a: FloatArray, b: FloatArray) -> bool:
     return a.strides == b.strides and _pointer(a) == _pointer(b)
 
@@ -199,13 +188,54 @@ def _refuse_partial_overlap(x: FloatArray, out: FloatArray, argument: str) -> No
         raise ValueError(f"out: overlaps {argument} without being the same elements")
 
 
-def _logical_index(x: FloatArray, offset: int) -> tuple[int, ...]:
-    """The index of the element at `offset` in the memory of a dense array."""
-    index = [0] * x.ndim
-    for axis in sorted(range(x.ndim), key=lambda i: (x.strides[i], -i), reverse=True):
-        if x.shape[axis] > 1:
-            index[axis], offset = divmod(offset, x.strides[axis] // x.itemsize)
-    return tuple(index)
+def _view(a: FloatArray, index: Index, shape: tuple[int, ...] | None) -> FloatArray:
+    part = a[index]
+    if shape is not None:
+        part = part.view()
+        part.shape = shape  # never copies: raises where it would have to
+    return part
+
+
+def _segment(
+    map: Map,
+    argument: str,
+    x: FloatArray,
+    grad: FloatArray | None,
+    out: FloatArray | None,
+    order: Sequence[int] | None = None,
+) -> tuple[Any, ...]:
+    """One buffer for the engine; `order` is that of its axes."""
+    axes = range(x.ndim) if order is None else order
+    rows = _row_strides(map, x.shape, argument)
+    buffers: list[Any] = []
+    for a in (x, grad, out):
+        buffers += (0, ()) if a is None else (_pointer(a), tuple(a.strides[i] for i in axes))
+    return (
+        map.program,
+        _DTYPES[x.dtype],
+        tuple(x.shape[i] for i in axes),
+        tuple(rows[i] for i in axes),
+        *buffers,
+    )
+
+
+def _row_strides(map: Map, shape: tuple[int, ...], argument: str) -> list[int]:
+    """How far the parameters of a map are apart along the axes of a buffer."""
+    rows = [0] * len(shape)
+    if not (params := map.shape):
+        return rows
+    try:
+        fits = np.broadcast_shapes(params, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"map: parameters of shape {params} do not broadcast to {shape} of {argument}")
+    stride = 1
+    for axis in range(1, len(params) + 1):
+        if params[-axis] > 1:
+            rows[-axis] = stride
+            stride *= params[-axis]
+    return rows
 
 
 def _shown(value: Any) -> str:
@@ -215,15 +245,23 @@ def _shown(value: Any) -> str:
 
 
 def _domain_error(
-    map: Map, x: FloatArray, count: int, index: tuple[int, ...], argument: str, op: str
+    map: Map, x: FloatArray, count: int, first: int, argument: str, op: str, part: Index = ...
 ) -> DomainError:
-    low, high = map.domain
-    allowed = "NaN" if op.startswith("inverse") else f"outside the domain ({low:g}, {high:g})"
+    """What is wrong with x; `first` counts in its C order, `part` is its place in a flat buffer."""
+    index = tuple(int(i) for i in np.unravel_index(first, x.shape)) if x.ndim else ()
+    value = x[index]
+    if isinstance(part, slice):
+        index = (first + int(part.start),)
+    refused = "NaN" if len(map.steps()) == 1 and not map.steps()[0][1] else "NaN or outside the codomain"
+    if not op.startswith("inverse"):
+        low, high = map.domain
+        numbers = isinstance(low, float) and isinstance(high, float)
+        refused = "outside the domain" + (f" ({low:g}, {high:g})" if numbers else "")
     where = index[0] if len(index) == 1 else index
     at = f", first at index {where}" if index else ""
     verb = "is" if count == 1 else "are"
     return DomainError(
-        f"{argument}: {count} of {x.size} values {verb} {allowed} of {map!r}{at} (value {_shown(x[index])})",
+        f"{argument}: {count} of {x.size} values {verb} {refused} of {map!r}{at} (value {_shown(value)})",
         argument,
         count,
         index,

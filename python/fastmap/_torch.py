@@ -34,7 +34,7 @@ _LOG_DERIVATIVE = {
 @torch.compiler.disable
 def elementwise(op: str, argument: str, x: Tensor, map: Map, out: Tensor | None, policy: int) -> Tensor:
     """op(x), differentiable where x requires grad."""
-    if _tracked(x):
+    if tracked(x):
         _refuse_out(out, argument)
         return _Elementwise.apply(x, op, argument, map, policy)
     return _apply(op, argument, x, map, out, policy)
@@ -43,7 +43,7 @@ def elementwise(op: str, argument: str, x: Tensor, map: Map, out: Tensor | None,
 @torch.compiler.disable
 def log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
     """Sums of op(x) over axis, in float64."""
-    if _tracked(x):
+    if tracked(x):
         return _LogDet.apply(x, op, argument, map, axis)
     return _log_det(op, argument, x, map, axis)
 
@@ -53,15 +53,15 @@ def value_and_log_det(
     op: str, log_op: str, argument: str, x: Tensor, map: Map, out: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """op(x) and the sum of log_op(x)."""
-    if _tracked(x):
+    if tracked(x):
         _refuse_out(out, argument)
         # Two nodes: each has its own derivative, and a graph is built anyway.
         return elementwise(op, argument, x, map, None, 0), log_det(log_op, argument, x, map, None)
-    array, result = _memory(x, argument), _output(out, x, argument)
+    array, result = memory(x, argument), output(out, x, argument)
     total = _native.log_det(
-        log_op, map, array, None, argument=argument, value_op=op, out=_memory(result, "out")
+        log_op, map, array, None, argument=argument, value_op=op, out=memory(result, "out")
     )
-    _written(result)
+    written(result)
     return result, torch.from_numpy(total)
 
 
@@ -75,7 +75,7 @@ def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None) -> Tensor
         raise TypeError(f"grad_theta: dtype {grad_theta.dtype} differs from {z.dtype} of z")
     if grad_theta.shape != z.shape:
         raise ValueError(f"grad_theta: shape {tuple(grad_theta.shape)} differs from {tuple(z.shape)} of z")
-    if _tracked(z) or _tracked(grad_theta):
+    if tracked(z) or tracked(grad_theta):
         _refuse_out(out, "z")
         return grad_theta * elementwise("inverse_jacobian", "z", z, map, None, 0)
     return _apply("inverse_jacobian", "z", z, map, out, 0, grad_theta, "grad_theta")
@@ -136,7 +136,7 @@ def _times_derivative(grad: Tensor, op: str, argument: str, x: Tensor, map: Map,
     return _apply(derivative, argument, x, map, None, policy, grad)
 
 
-def _tracked(x: Tensor) -> bool:
+def tracked(x: Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled()
 
 
@@ -155,28 +155,27 @@ def _apply(
     grad: Tensor | None = None,
     grad_argument: str = "grad",
 ) -> Tensor:
-    if grad is None and _usual(x, out):
-        code, number = _core.OPS[op], map.entry["id"]
-        if _core.apply_arrays(code, number, map.values, policy, x, out):
-            _written(out)
-            return out
-    array, result = _memory(x, argument), _output(out, x, argument)
+    usual = grad is None and _usual(x, out)
+    if usual and _core.apply_arrays(_core.OPS[op], map.program, policy, x, out):
+        written(out)
+        return out
+    array, result = memory(x, argument), output(out, x, argument)
     _native.apply(
         op,
         map,
         array,
-        _memory(result, "out"),
+        memory(result, "out"),
         argument=argument,
         policy=policy,
-        grad=None if grad is None else _memory(grad, grad_argument),
+        grad=None if grad is None else memory(grad, grad_argument),
         grad_argument=grad_argument,
     )
-    _written(result)
+    written(result)
     return result
 
 
 def _log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
-    sums = _native.log_det(op, map, _memory(x, argument), axis, argument=argument)
+    sums = _native.log_det(op, map, memory(x, argument), axis, argument=argument)
     return torch.from_numpy(sums)
 
 
@@ -189,7 +188,7 @@ def _usual(x: Tensor, out: Any) -> bool:
     )
 
 
-def _memory(x: Tensor, argument: str) -> _native.FloatArray:
+def memory(x: Tensor, argument: str) -> _native.FloatArray:
     """A NumPy view of the tensor's memory."""
     if type(x) not in _KINDS:
         raise TypeError(f"{argument}: tensor subclass {type(x).__name__} is not supported")
@@ -206,7 +205,7 @@ def _memory(x: Tensor, argument: str) -> _native.FloatArray:
     return x.detach().numpy()
 
 
-def _output(out: Any, like: Tensor, argument: str) -> Tensor:
+def output(out: Any, like: Tensor, argument: str) -> Tensor:
     if out is None:
         fresh = torch.empty_like(like, requires_grad=False)
         if fresh.nbytes >= _native.LARGE:
@@ -219,11 +218,11 @@ def _output(out: Any, like: Tensor, argument: str) -> Tensor:
         raise RuntimeError("out: requires grad; write into out.detach() or under no_grad")
     if torch.is_inference(out) and not torch.is_inference_mode_enabled():
         raise RuntimeError("out: is an inference tensor")
-    _native.as_output(_memory(out, "out"), _memory(like, argument), argument)
+    _native.as_output(memory(out, "out"), memory(like, argument), argument)
     return out
 
 
-def _written(result: Tensor) -> None:
+def written(result: Tensor) -> None:
     """Tell autograd of the native write, so that a saved tensor that changed is noticed."""
     if not result.is_inference():
         torch.autograd.graph.increment_version(result)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fastmap import _functional, _info
-from fastmap._map import Map
+from fastmap._map import CatalogMap
 from fastmap.maps import CLASSES
 
 DIRECTIONS = ("forward", "inverse")
@@ -52,7 +52,7 @@ _TORCH_FUNCTIONS: dict[tuple[str, str], str] = {
 class Case:
     """One map with default parameters, one direction, one buffer, and who computes it how."""
 
-    map: Map
+    map: CatalogMap
     direction: str
     x: np.ndarray[Any, Any]
     out: np.ndarray[Any, Any]
@@ -95,7 +95,7 @@ def peers(size: int) -> tuple[str, ...]:
     return (*everyone, "python") if size <= _LARGEST_FOR_PYTHON else everyone
 
 
-def _theta(m: Map, size: int, dtype: str) -> np.ndarray[Any, Any]:
+def _theta(m: CatalogMap, size: int, dtype: str) -> np.ndarray[Any, Any]:
     low, high = m.domain
     low, high = max(low, -3.0), min(high, 4.0)
     margin = 0.01 * (high - low)
@@ -104,7 +104,7 @@ def _theta(m: Map, size: int, dtype: str) -> np.ndarray[Any, Any]:
 
 
 def _runs(
-    m: Map, direction: str, x: np.ndarray[Any, Any], out: np.ndarray[Any, Any]
+    m: CatalogMap, direction: str, x: np.ndarray[Any, Any], out: np.ndarray[Any, Any]
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     ours = getattr(_functional, direction)
     yield "fastmap", lambda: ours(x, m, out=out)
@@ -132,7 +132,7 @@ def _runs(
         yield "python", lambda: [by_python(t) for t in numbers]
 
 
-def _formula(m: Map, direction: str, library: ModuleType) -> Callable[[Any], Any]:
+def _formula(m: CatalogMap, direction: str, library: ModuleType) -> Callable[[Any], Any]:
     """The catalog's formula as a function of one variable, in the functions of `library`."""
     names = ("log", "log1p", "exp", "expm1", "sqrt", "abs", "sign", "sinh", "cosh", "tanh")
     scope: dict[str, Any] = {name: getattr(library, name, None) for name in names}

@@ -17,18 +17,20 @@ def stubs() -> str:
     """The text of `maps.pyi`, written by ``fastmap maps --stubs``."""
     lines = [
         "# Written by `fastmap maps --stubs`; a test compares this file with the catalog.",
-        "from fastmap._map import Map",
+        "from numpy.typing import ArrayLike",
+        "",
+        "from fastmap._map import CatalogMap, Value",
         "",
     ]
     for cls in CLASSES:
         params = cls.entry["params"]
-        args = "".join(f", {p['name']}: float = {p['default']}" for p in params)
-        lines.append(f"class {cls.__name__}(Map):")
-        lines += [f"    {p['name']}: float" for p in params]
+        args = "".join(f", {p['name']}: ArrayLike = {p['default']}" for p in params)
+        lines.append(f"class {cls.__name__}(CatalogMap):")
+        lines += [f"    {p['name']}: Value" for p in params]
         lines += [f"    def __init__(self{args}) -> None: ...", ""]
     lines += [
         "Logit = Interval",
-        "CLASSES: tuple[type[Map], ...]",
+        "CLASSES: tuple[type[CatalogMap], ...]",
         "",
         "def stubs() -> str: ...",
         "",

@@ -1,46 +1,48 @@
 # Written by `fastmap maps --stubs`; a test compares this file with the catalog.
-from fastmap._map import Map
+from numpy.typing import ArrayLike
 
-class Identity(Map):
+from fastmap._map import CatalogMap, Value
+
+class Identity(CatalogMap):
     def __init__(self) -> None: ...
 
-class Affine(Map):
-    shift: float
-    scale: float
-    def __init__(self, shift: float = 0.0, scale: float = 1.0) -> None: ...
+class Affine(CatalogMap):
+    shift: Value
+    scale: Value
+    def __init__(self, shift: ArrayLike = 0.0, scale: ArrayLike = 1.0) -> None: ...
 
-class Log(Map):
-    low: float
-    def __init__(self, low: float = 0.0) -> None: ...
+class Log(CatalogMap):
+    low: Value
+    def __init__(self, low: ArrayLike = 0.0) -> None: ...
 
-class OneMinusLog(Map):
+class OneMinusLog(CatalogMap):
     def __init__(self) -> None: ...
 
-class Softplus(Map):
-    beta: float
-    low: float
-    def __init__(self, beta: float = 1.0, low: float = 0.0) -> None: ...
+class Softplus(CatalogMap):
+    beta: Value
+    low: Value
+    def __init__(self, beta: ArrayLike = 1.0, low: ArrayLike = 0.0) -> None: ...
 
-class Interval(Map):
-    low: float
-    high: float
-    def __init__(self, low: float = 0.0, high: float = 1.0) -> None: ...
+class Interval(CatalogMap):
+    low: Value
+    high: Value
+    def __init__(self, low: ArrayLike = 0.0, high: ArrayLike = 1.0) -> None: ...
 
-class Tanh(Map):
-    low: float
-    high: float
-    def __init__(self, low: float = -1.0, high: float = 1.0) -> None: ...
+class Tanh(CatalogMap):
+    low: Value
+    high: Value
+    def __init__(self, low: ArrayLike = -1.0, high: ArrayLike = 1.0) -> None: ...
 
-class Asinh(Map):
-    scale: float
-    def __init__(self, scale: float = 1.0) -> None: ...
+class Asinh(CatalogMap):
+    scale: Value
+    def __init__(self, scale: ArrayLike = 1.0) -> None: ...
 
-class SymLog(Map):
-    scale: float
-    def __init__(self, scale: float = 1.0) -> None: ...
+class SymLog(CatalogMap):
+    scale: Value
+    def __init__(self, scale: ArrayLike = 1.0) -> None: ...
 
 Logit = Interval
-CLASSES: tuple[type[Map], ...]
+CLASSES: tuple[type[CatalogMap], ...]
 
 def stubs() -> str: ...
 

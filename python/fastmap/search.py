@@ -280,9 +280,9 @@ def _tune(search: _Search, best: _Best) -> Iterator[Record]:
     space = search.space
     names = {name: _element_names(name, param) for name, param in space.items()}
     boxes = {
-        element: optuna.distributions.FloatDistribution(*_named_box(name, param))
+        element: optuna.distributions.FloatDistribution(float(low), float(high))
         for name, param in space.items()
-        for element in names[name]
+        for element, low, high in zip(names[name], *_named_box(name, param), strict=True)
     }
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     with _quiet(optuna):
@@ -383,8 +383,9 @@ def _start(torch: Any, name: str, param: Param, init: Any) -> Any:
         z = _functional.forward(theta.detach().to(dtype).clone(), param.gradient_map)
     else:
         boxed = param.map is not None and param.low is not None and param.high is not None
-        middle = sum(param.z_box) / 2 if boxed else 0.0
-        z = torch.full(param.shape, middle, dtype=dtype)
+        middle = np.add(*param.z_box) / 2 if boxed else 0.0
+        dtype = dtype or torch.get_default_dtype()
+        z = torch.tensor(np.broadcast_to(middle, param.shape).copy(), dtype=dtype)
     return z.requires_grad_()
 
 
@@ -394,9 +395,11 @@ def _element_names(name: str, param: Param) -> list[str]:
     return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(param.shape)]
 
 
-def _named_box(name: str, param: Param) -> tuple[float, float]:
+def _named_box(name: str, param: Param) -> tuple[Any, Any]:
+    """The ends of the box for each number of the parameter."""
     try:
-        return param.z_box
+        low, high = (np.broadcast_to(end, param.shape).ravel() for end in param.z_box)
+        return low, high
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
@@ -404,8 +407,8 @@ def _named_box(name: str, param: Param) -> tuple[float, float]:
 def _z_by_element(space: Space, names: dict[str, list[str]], theta: dict[str, Any]) -> dict[str, float]:
     result: dict[str, float] = {}
     for name, value in theta.items():
-        z = _functional.forward(np.asarray(value, np.float64).reshape(-1), space[name].box_map)
-        result.update(zip(names[name], map(float, z), strict=True))
+        z = _functional.forward(np.asarray(value, np.float64).reshape(space[name].shape), space[name].box_map)
+        result.update(zip(names[name], map(float, np.ravel(z)), strict=True))
     return result
 
 

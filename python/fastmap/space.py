@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from fastmap import _native
 from fastmap._functional import Array, forward, inverse
-from fastmap._map import Map, MapLike, resolve
-from fastmap.maps import Identity, Interval, Log, Softplus
+from fastmap._map import Chain, Map, MapLike, Sliced, resolve
+from fastmap.maps import Affine, Identity, Interval, Log, Softplus
 
 _JSON_VERSION = 1
 _WIDE = 1000  # high/low from which a positive box without a map is searched on a log scale
@@ -81,12 +82,12 @@ class Param:
         if self.dtype is not None and self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: {self.dtype} is not supported; use float32 or float64")
         if self.map is not None:
+            if np.broadcast_shapes(self.map.shape, self.shape) != self.shape:
+                raise ValueError(f"map: {self.map!r} does not broadcast to shape {self.shape}")
             first, last = self.map.domain
             for name, bound in (("low", low), ("high", high)):
-                if bound is not None and not first <= bound <= last:
-                    raise ValueError(
-                        f"{name}: {bound} is outside the domain ({first:g}, {last:g}) of {self.map!r}"
-                    )
+                if bound is not None and not np.all((first <= bound) & (bound <= last)):
+                    raise ValueError(f"{name}: {bound} is outside the domain {first, last} of {self.map!r}")
 
     @property
     def size(self) -> int:
@@ -110,8 +111,9 @@ class Param:
             return Interval(self.low, self.high)
         if self.low is not None:
             return Softplus(low=self.low)
-        if self.high is not None:
-            raise ValueError("map: none has an upper bound alone; give low or a map")
+        if self.high is not None:  # the mirror image, which increases too
+            negation = Affine(scale=-1)
+            return Chain(negation, Softplus(low=-self.high), negation)
         return Identity()
 
     @property
@@ -122,19 +124,24 @@ class Param:
         return self.low, self.high
 
     @property
-    def z_box(self) -> tuple[float, float]:
-        """The box in search space, widened by half a step for integers. Always finite."""
+    def z_box(self) -> tuple[Any, Any]:
+        """The box in search space, widened by half a step for integers. Always finite.
+
+        Numbers; arrays of `shape` where the parameters of the map are arrays.
+        """
         low, high = self.box
         if self.integer:
             low, high = low - 0.5, high + 0.5
-        first, last = self.box_map.domain
-        if not (first < low and high < last):
+        m = self.box_map
+        first, last = m.domain
+        if not np.all((first < low) & (high < last)):
             raise ValueError(
-                f"low, high: [{low:g}, {high:g}] has no finite box under {self.box_map!r}, "
-                f"whose open domain is ({first:g}, {last:g})"
+                f"low, high: [{low:g}, {high:g}] has no finite box under {m!r}, "
+                f"whose open domain is {first, last}"
             )
-        ends = forward(np.array([low, high]), self.box_map)
-        return float(ends.min()), float(ends.max())
+        shape = self.shape if m.shape else ()
+        a, b = (forward(np.full(shape, end), m) for end in (low, high))
+        return (np.minimum(a, b), np.maximum(a, b)) if shape else (float(min(a, b)), float(max(a, b)))
 
     def from_z(self, z: Array) -> Array:
         """theta for z in `z_box`; the ends of the box come back exactly."""
@@ -142,9 +149,10 @@ class Param:
         z_low, z_high = self.z_box
         theta = inverse(np.asarray(z, np.float64), self.box_map)
         if not self.integer:
-            falls = self.box_map.name == "affine" and self.box_map.values[1] < 0
-            theta = np.where(z <= z_low, high if falls else low, theta)
-            theta = np.where(z >= z_high, low if falls else high, theta)
+            like = np.full(self.shape if self.box_map.shape else (), low)
+            falls = forward(like, self.box_map) == z_high
+            theta = np.where(z <= z_low, np.where(falls, high, low), theta)
+            theta = np.where(z >= z_high, np.where(falls, low, high), theta)
         else:
             theta = np.rint(theta)
         return np.clip(theta, low, high)
@@ -200,6 +208,25 @@ class Space(Mapping[str, Param]):
             result[name] = slice(start, start + param.size)
             start += param.size
         return result
+
+    @cached_property
+    def maps(self) -> dict[str, Map]:
+        """The map of each parameter by which gradient methods search.
+
+        Raises
+        ------
+        TypeError
+            An integer parameter: it has no real map.
+        """
+        for name, param in self.items():
+            if param.integer:
+                raise TypeError(f"map: {name} is an integer, which has no elementwise real map")
+        return {name: param.gradient_map for name, param in self.items()}
+
+    @cached_property
+    def flat_map(self) -> Map:
+        """`maps` side by side, as a map of one flat buffer; functions take the space itself for it."""
+        return Sliced(*((m, self[name].shape) for name, m in self.maps.items()))
 
     def ravel(self, values: Mapping[str, Any]) -> _native.FloatArray:
         """One flat float64 buffer of the values by name."""

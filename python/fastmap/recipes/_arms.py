@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 import fastmap as fm
 from fastmap._extras import need
+from fastmap._map import CatalogMap, named
 from fastmap.search import _quiet
 
 Theta = dict[str, Any]
@@ -260,7 +261,7 @@ def _optuna(
 # --- weights: gradient search ----------------------------------------------------------------------------
 
 
-def weight_maps(recipe: Recipe, model: nn.Module, map: str) -> dict[str, fm.Map]:
+def weight_maps(recipe: Recipe, model: nn.Module, map: str) -> dict[str, CatalogMap]:
     """`map` for every signed tensor, its scale (if it has one) from the tensor; `Log` for positive ones."""
     return {
         name: fm.Log() if name in recipe.positive else scaled_map(map, weight)
@@ -268,9 +269,9 @@ def weight_maps(recipe: Recipe, model: nn.Module, map: str) -> dict[str, fm.Map]
     }
 
 
-def scaled_map(map: str, weight: Tensor) -> fm.Map:
+def scaled_map(map: str, weight: Tensor) -> CatalogMap:
     """The map of that name; its scale, if it has one, is the standard deviation of the tensor."""
-    kind = type(fm.Map.from_json({"map": map}))
+    kind = type(named(map))
     if "scale" not in {param["name"] for param in kind.entry["params"]}:
         return kind()
     deviation = float(weight.detach().std(correction=0))
@@ -334,7 +335,7 @@ class _Descent:
 
     recipe: Recipe
     model: nn.Module
-    maps: dict[str, fm.Map]
+    maps: dict[str, CatalogMap]
     inputs: Tensor
     loss: Callable[[Tensor], Tensor]  # of the model's output
     lr: float
@@ -393,7 +394,7 @@ def _descend_torch(search: _Descent) -> Weights:
 class _TorchMap(nn.Module):
     """The catalog's formulas of a map, evaluated by torch."""
 
-    def __init__(self, map: fm.Map) -> None:
+    def __init__(self, map: CatalogMap) -> None:
         super().__init__()
         self.formulas = map.entry["formulas"]
         self.names = {**vars(torch), **map.params}

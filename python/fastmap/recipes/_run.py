@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def _runs(recipe: Recipe, budget: Budget, tick: Tick) -> Iterator[Run]:
         yield from _arms.search_weights(recipe, data, seed, budget, tick)
 
 
-def _explain_maps(model: nn.Module, maps: dict[str, fm.Map], say: Print) -> None:
+def _explain_maps(model: nn.Module, maps: Mapping[str, fm.Map], say: Print) -> None:
     """The textbook's f = log on signed weights, as it fails; then the maps that fit, with their error."""
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     name = next(iter(weights))

@@ -1,0 +1,251 @@
+#include "engine/program.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "engine/float_mode.hpp"
+
+namespace fastmap {
+namespace {
+
+constexpr const char* kStorageNames[kStorages] = {"float32", "float64", "bfloat16", "float16"};
+constexpr std::size_t kKeptRows = 1024;
+
+// The parameters as kernels use them: rounded once to the dtype they compute in, bounds inwards to what the
+// buffers hold.
+Params effective_params(const MapInfo& info, Storage storage, const Params& params) {
+  Params r{};
+  int lower = -1;
+  for (int i = 0; i < info.n_params; ++i) {
+    const ParamInfo& param = info.params[i];
+    const bool is_lower = param.constraint == Constraint::lower_bound;
+    const bool is_upper = param.constraint == Constraint::upper_bound;
+    double v = params[i];
+    const auto refuse = [&](const std::string& why) {
+      throw std::invalid_argument(std::string(info.name) + ": " + param.name + " " + why + ", got " +
+                                  std::to_string(params[i]));
+    };
+    const bool unbounded = info.one_bound && std::isinf(v) && ((is_lower && v < 0) || (is_upper && v > 0));
+    if (!std::isfinite(v) && !unbounded) refuse("must be finite");
+    if (is_lower) v = round_inwards(v, storage, true);
+    if (is_upper) v = round_inwards(v, storage, false);
+    if (storage != kStoredFloat64) v = double(float(v));
+    if (!std::isfinite(v) && !unbounded) refuse(std::string("overflows ") + kStorageNames[storage]);
+    if (param.constraint == Constraint::positive && !(v > 0)) refuse("must be positive");
+    if (param.constraint == Constraint::nonzero && v == 0) refuse("must not be zero");
+    if (is_lower) lower = i;
+    if (is_upper && !(r[lower] < v))
+      refuse("must be above low = " + std::to_string(params[lower]) + " in this dtype");
+    r[i] = v;
+  }
+  return r;
+}
+
+void append(Row& row, int map, bool inverted, DType dtype, const Params& params) {
+  Step step{&active_isa().maps[map]->kernels[dtype], inverted, {}};
+  step.kernels->prepare(params.data(), step.args);
+  row.push_back(step);
+}
+
+bool is_bounded(const MapInfo& info, const Params& p) {
+  return !info.one_bound || (std::isfinite(p[0]) && std::isfinite(p[1]));
+}
+
+// One elementary map; where a bound is infinite, what is left of it.
+void append_bounded(Row& row, int map, bool inverted, DType dtype, const Params& p) {
+  const MapInfo& info = map_info(map);
+  if (is_bounded(info, p)) return append(row, map, inverted, dtype, p);
+  if (std::isfinite(p[0])) return append(row, find_map(info.one_bound), inverted, dtype, {p[0]});
+  if (!std::isfinite(p[1])) return append(row, find_map("identity"), inverted, dtype, {});
+  const int negation = find_map("affine");  // with scale -1: exact, its own inverse, here at both ends
+  append(row, negation, false, dtype, {0, -1});
+  append(row, find_map(info.one_bound), inverted, dtype, {-p[1]});
+  append(row, negation, false, dtype, {0, -1});
+}
+
+std::string index_text(std::size_t i, const std::vector<std::size_t>& shape) {
+  std::string text;
+  for (std::size_t d = shape.size(); d-- > 0; i /= shape[d])
+    text = std::to_string(i % shape[d]) + (text.empty() ? "" : ", ") + text;
+  return shape.empty() ? "" : " at index (" + text + ")";
+}
+
+// Where the result of the step's value is finite, in the numbers that the buffers hold.
+template <class T> void finite_range(const Step& step, Storage storage, double* low, double* high) {
+  step.kernels->finite_theta(step.args, low, high);
+  if (step.inverted) {  // z, not theta, comes in: up to where theta stays finite
+    T ends[2] = {T(*low), T(*high)}, z[2], back;
+    step.kernels->exact[kForward](ends, z, 2, step.args);
+    for (T& end : z) {
+      end = std::fmax(std::fmin(end, std::numeric_limits<T>::max()), std::numeric_limits<T>::lowest());
+      while (step.kernels->exact[kInverse](&end, &back, 1, step.args), !std::isfinite(back))
+        end = std::nextafter(end, T(0));
+    }
+    *low = std::fmin(z[0], z[1]);
+    *high = std::fmax(z[0], z[1]);
+  }
+  *low = round_inwards(*low, storage, true);
+  *high = round_inwards(*high, storage, false);
+}
+
+// An unusual block again, by the policy and the exact kernel. False: refused.
+bool redo(const Step& step, Storage storage, Op native, bool to_search_space, const void* x, void* out,
+          std::size_t n, Policy policy) {
+  const MapKernels& kernels = *step.kernels;
+  alignas(64) unsigned char clipped[kSumBlock * 8];
+  if (policy != Policy::nan && !kernels.all_valid[check_of(native, to_search_space)](x, n, step.args)) {
+    if (policy == Policy::raise || !kernels.all_valid[kZNumber](x, n, step.args)) return false;
+    double low, high;
+    if (dtype_of(storage) == kFloat32)
+      finite_range<float>(step, storage, &low, &high);
+    else
+      finite_range<double>(step, storage, &low, &high);
+    active_isa().engine->clip[dtype_of(storage)](x, clipped, n, low, high);
+    x = clipped;
+  }
+  kernels.exact[native](x, out, n, step.args);
+  return true;
+}
+
+bool run(const Step& step, Storage storage, Op op, bool to_search_space, const void* x, void* out,
+         std::size_t n, Policy policy) {
+  const Op native = step.native(op);
+  return !step.kernels->fast[native](x, out, n, step.args) ||
+         redo(step, storage, native, to_search_space, x, out, n, policy);
+}
+
+// With y the value before a step: derivatives multiply, log-derivatives add up, and the derivative of their sum
+// is that of each term times the derivative of y.
+bool compute_steps(const Row& row, Storage storage, Op op, const void* x, void* out, std::size_t n,
+                   Policy policy, Scratch& scratch) {
+  const EngineTable& engine = *active_isa().engine;
+  const DType dtype = dtype_of(storage);
+  const bool forward = op < kThetaOps;
+  const Op value = forward ? kForward : kInverse, slope = forward ? kJacobian : kInverseJacobian;
+  const bool is_value = op == value, is_slope = op == slope;
+  const bool is_gradient = op == kLogAbsDetGrad || op == kInverseLogAbsDetGrad;
+  for (std::size_t k = 0; k < row.size(); ++k) {
+    const bool first = k == 0, last = k + 1 == row.size();
+    const Step& step = row[forward ? k : row.size() - 1 - k];
+    if (!is_value) {
+      void* term = first ? out : scratch.term;
+      if (!run(step, storage, op, forward, x, term, n, policy)) return false;
+      if (is_gradient && !first) engine.multiply[dtype](term, scratch.product, term, n);
+      if (!first) (is_slope ? engine.multiply : engine.add)[dtype](out, term, out, n);
+      if (is_gradient && !last) {
+        void* factor = first ? scratch.product : scratch.term;
+        if (!run(step, storage, slope, forward, x, factor, n, policy)) return false;
+        if (!first) engine.multiply[dtype](scratch.product, factor, scratch.product, n);
+      }
+      if (last) return true;
+    }
+    void* next = last ? out : scratch.values[k % 2];
+    if (!run(step, storage, value, forward, x, next, n, policy)) return false;
+    x = next;
+  }
+  return true;
+}
+
+}  // namespace
+
+double round_inwards(double v, Storage storage, bool up) {
+  if (storage == kStoredFloat64 || !std::isfinite(v)) return v;
+  float f = float(v);
+  if (up ? double(f) < v : double(f) > v) f = std::nextafterf(f, up ? INFINITY : -INFINITY);
+  if (storage == kStoredFloat32) return double(f);
+  const EngineTable& engine = *isas().front().engine;
+  std::uint16_t h;
+  engine.narrow[half_of(storage)](&f, &h, 1);
+  float back;
+  engine.widen[half_of(storage)](&h, &back, 1);
+  if (up ? back < f : back > f) {  // the next one in that direction; away from zero the bits grow
+    h = back == 0 ? std::uint16_t(up ? 1 : 0x8001) : std::uint16_t(h + ((back > 0) == up ? 1 : -1));
+    engine.widen[half_of(storage)](&h, &back, 1);
+  }
+  return double(back);
+}
+
+Program::Program(std::vector<std::size_t> shape, std::vector<StepSpec> steps)
+    : shape_(std::move(shape)), specs_(std::move(steps)) {
+  for (const std::size_t length : shape_) rows_ *= length;
+  check(kStoredFloat64);
+  for (std::size_t i = 0; i < rows_; ++i) {
+    std::size_t steps_here = 0;
+    for (const StepSpec& spec : specs_) steps_here += is_bounded(map_info(spec.map), params(spec, i)) ? 1 : 3;
+    longest_row_ = std::max(longest_row_, steps_here);
+  }
+}
+
+Params Program::params(const StepSpec& spec, std::size_t i) const {
+  Params result{};
+  for (std::size_t p = 0; p < spec.params.size(); ++p) {
+    const char* at = reinterpret_cast<const char*>(spec.params[p].data);
+    std::size_t rest = i;
+    for (std::size_t d = shape_.size(); d-- > 0; rest /= shape_[d])
+      at += std::ptrdiff_t(rest % shape_[d]) * spec.params[p].strides[d];
+    std::memcpy(&result[p], at, sizeof(double));
+  }
+  return result;
+}
+
+void Program::check(Storage storage) const {
+  std::call_once(checked_[storage], [&] {
+    FloatMode mode;  // rounds to the dtype
+    for (std::size_t i = 0; i < rows_; ++i) {
+      try {
+        for (const StepSpec& spec : specs_) effective_params(map_info(spec.map), storage, params(spec, i));
+      } catch (const std::invalid_argument& error) {
+        throw std::invalid_argument(error.what() + index_text(i, shape_));
+      }
+    }
+    if (rows_ > kKeptRows) return;
+    std::vector<Row> kept(rows_);
+    for (std::size_t i = 0; i < rows_; ++i) kept[i] = build(storage, i);
+    kept_[storage] = std::move(kept);
+  });
+}
+
+const Row& Program::row(Storage storage, std::size_t i, Row& scratch) const {
+  if (rows_ <= kKeptRows) return kept_[storage][i];
+  scratch = build(storage, i);
+  return scratch;
+}
+
+Row Program::build(Storage storage, std::size_t i) const {
+  Row row;
+  for (const StepSpec& spec : specs_)
+    append_bounded(row, spec.map, spec.inverted, dtype_of(storage),
+                   effective_params(map_info(spec.map), storage, params(spec, i)));
+  return row;
+}
+
+bool compute(const Row& row, Storage storage, Op op, const void* x, void* out, std::size_t n, Policy policy,
+             Scratch& scratch) {
+  if (row.size() == 1) return run(row[0], storage, op, op < kThetaOps, x, out, n, policy);
+  return compute_steps(row, storage, op, x, out, n, policy, scratch);
+}
+
+void mark_refused(const Row& row, Storage storage, Op op, const void* x, std::size_t n, Policy policy,
+                  unsigned char* refused, Scratch& scratch) {
+  const bool forward = op < kThetaOps;
+  const Op value = forward ? kForward : kInverse;
+  const std::size_t size = compute_size(storage);
+  std::memset(refused, 0, n);
+  for (std::size_t k = 0; k < row.size(); ++k) {
+    const Step& step = row[forward ? k : row.size() - 1 - k];
+    const Check check = policy == Policy::clip ? kZNumber : check_of(step.native(value), forward);
+    for (std::size_t i = 0; i < n; ++i)
+      refused[i] |= !step.kernels->all_valid[check](static_cast<const char*>(x) + i * size, 1, step.args);
+    // Clipped values stay numbers on their way.
+    if (k + 1 == row.size() || policy == Policy::clip) return;
+    void* next = scratch.values[k % 2];
+    run(step, storage, value, forward, x, next, n, Policy::nan);
+    x = next;
+  }
+}
+
+}  // namespace fastmap
