@@ -65,3 +65,22 @@ def test_advice() -> None:
     assert empty.size == 0
     assert np.isnan(empty.distortion["max"])
     assert str(empty)
+
+
+def test_arrays_of_parameters_chains_and_spaces() -> None:
+    """The report on parts with maps of their own is that of the parts together."""
+    theta = np.random.default_rng(0).uniform(0.1, 0.9, (1200, 500))
+    theta[1100, 3] = -2
+    bounds = np.array([[1.0], [2.0]]).repeat(600, 0)
+    report = fm.audit(theta, fm.Interval(high=bounds))
+    parts = [fm.audit(theta[:600], "interval"), fm.audit(theta[600:], fm.Interval(0, 2))]
+    assert report.out_of_domain == type(report.out_of_domain)(1, (1100, 3))
+    assert report.round_trip_ulp["max"] == max(p.round_trip_ulp["max"] for p in parts)
+    assert report.distortion["min"] == min(p.distortion["min"] for p in parts)
+    assert fm.audit(theta[:, :3], fm.Interval(high=[1.0, 2, 3])).out_of_domain.count == 0
+    space = fm.Space(a=fm.Param(0, 1, shape=(2, 3)), b=fm.Param(map=fm.Chain("log", "asinh"), shape=4))
+    flat = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 7, 1, 2, 3, -4])
+    report = fm.audit(flat, space)
+    assert (report.out_of_domain.count, report.out_of_domain.first) == (2, (5,))
+    assert report.round_trip_ulp["max"] <= 4
+    assert fm.audit(np.array([-1.0, 2, 3]), fm.Log().inv).out_of_domain.count == 0

@@ -238,8 +238,9 @@ void mark_refused(const Row& row, Storage storage, Op op, const void* x, std::si
   for (std::size_t k = 0; k < row.size(); ++k) {
     const Step& step = row[forward ? k : row.size() - 1 - k];
     const Check check = policy == Policy::clip ? kZNumber : check_of(step.native(value), forward);
-    for (std::size_t i = 0; i < n; ++i)
-      refused[i] |= !step.kernels->all_valid[check](static_cast<const char*>(x) + i * size, 1, step.args);
+    if (!step.kernels->all_valid[check](x, n, step.args))
+      for (std::size_t i = 0; i < n; ++i)
+        refused[i] |= !step.kernels->all_valid[check](static_cast<const char*>(x) + i * size, 1, step.args);
     // Clipped values stay numbers on their way.
     if (k + 1 == row.size() || policy == Policy::clip) return;
     void* next = scratch.values[k % 2];

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,9 +87,10 @@ def audit(theta: Array, map: MapLike) -> Audit:
     Parameters
     ----------
     theta : array, tensor or number
-        float32 or float64; nothing is written and no temporary of its size is made. Values outside the domain
-        are counted, not refused.
-    map : Map or str
+        float32 or float64; nothing is written and no temporary of its size is made (where the parameters of
+        the map are arrays, blocks have at least one row of the first axis). Values outside the domain are
+        counted, not refused.
+    map : Map, str or Space
         The map f.
 
     Returns
@@ -100,32 +102,31 @@ def audit(theta: Array, map: MapLike) -> Audit:
     if hasattr(theta, "detach"):
         theta = theta.detach().numpy()
     x = _native.as_array(theta, "theta")
-    flat = x.reshape(-1)  # a view where the layout allows one
     counts = {name: _Counter(x.shape) for name in ("not_finite", "out_of_domain", "subnormal", "saturated")}
-    stride = max(1, math.ceil(flat.size / _SAMPLE))
+    stride = max(1, math.ceil(x.size / _SAMPLE))
     ulps, absolutes, slopes = [], [], []
     worst_ulp = worst_absolute = 0.0
     steepest, flattest = 0.0, math.inf
-    low, high = m.domain
-    for start in range(0, flat.size, _BLOCK):
-        block = np.ascontiguousarray(flat[start : start + _BLOCK])
+    for part, block, start in _blocks(m, x):
+        low, high = part.domain
         finite = np.isfinite(block)
         inside = finite & (block > low) & (block < high)
         counts["not_finite"].add(~finite, start)
         counts["out_of_domain"].add(finite & ~inside, start)
         tiny = np.finfo(block.dtype).smallest_normal
         counts["subnormal"].add((block != 0) & (np.abs(block) < tiny), start)
-        z = _functional.forward(block, m, invalid="nan")
-        z[~inside] = 0
-        back = _functional.inverse(z, m)
-        stuck = (back == low) | (back == high) | (_functional.inverse_jacobian(z, m) == 0)
+        z = _functional.elementwise("forward", "theta", block, part, None, "nan")
+        back = _functional.elementwise("inverse", "z", z, part, None, "nan")
+        back_slope = _functional.elementwise("inverse_jacobian", "z", z, part, None, "nan")
+        stuck = (back == low) | (back == high) | (back_slope == 0)
         counts["saturated"].add(inside & stuck, start)
         kept = block[inside]
         if not kept.size:
             continue
+        slope = _functional.elementwise("jacobian", "theta", block, part, None, "nan")
+        slope = np.abs(slope[inside]).astype(np.float64)
         absolute = np.abs(back[inside].astype(np.float64) - kept)
         ulp = absolute / np.spacing(np.abs(kept))
-        slope = np.abs(_functional.jacobian(kept, m)).astype(np.float64)
         worst_ulp, worst_absolute = max(worst_ulp, ulp.max()), max(worst_absolute, absolute.max())
         steepest, flattest = max(steepest, slope.max()), min(flattest, slope.min())
         ulps.append(ulp[::stride])
@@ -147,6 +148,24 @@ def audit(theta: Array, map: MapLike) -> Audit:
         distortion=spread,
         recommendation=_recommendation(m, x, found, spread),
     )
+
+
+def _blocks(m: Map, x: Any, start: int = 0) -> Iterator[tuple[Map, Any, int]]:
+    """x in contiguous blocks with their maps and where they start in its C order."""
+    if m.program is None:
+        for part, index, shape in m.parts():
+            offset = index.start if isinstance(index, slice) else 0
+            yield from _blocks(part, _native.view(x, index, shape), start + offset)
+    elif not m.shape:
+        flat = x.reshape(-1)  # a view where the layout allows one
+        for i in range(0, flat.size, _BLOCK):
+            yield m, np.ascontiguousarray(flat[i : i + _BLOCK]), start + i
+    else:
+        row = x.size // max(1, len(x))
+        step = max(1, _BLOCK // max(1, row))
+        for i in range(0, len(x), step):
+            rows = slice(i, i + step)
+            yield m.along(x.ndim, rows), np.ascontiguousarray(x[rows]), start + i * row
 
 
 class _Counter:
@@ -179,7 +198,7 @@ def _recommendation(m: Map, x: Any, found: dict[str, Found], spread: dict[str, f
     if found["not_finite"].count:
         return "Repair the values that are not finite first: no map takes them."
     if found["out_of_domain"].count:
-        signed = m.domain[0] >= 0 and bool((x < 0).any())
+        signed = bool(np.all(np.asarray(m.domain[0]) >= 0)) and bool((x < 0).any())
         hint = "SymLog or Asinh take signed values" if signed else "take a map whose domain holds the values"
         return f"This map is not defined for {found['out_of_domain'].count} values: {hint}."
     if found["saturated"].count:

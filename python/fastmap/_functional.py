@@ -48,7 +48,7 @@ def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: In
     TypeError, ValueError
         Unsupported dtype, shape, overlap, or `out` not writeable. Nothing has been written.
     """
-    return _elementwise("forward", "theta", theta, map, out, invalid)
+    return elementwise("forward", "theta", theta, map, out, invalid)
 
 
 def inverse(z: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
@@ -57,17 +57,17 @@ def inverse(z: Array, map: MapLike, *, out: Array | None = None, invalid: Invali
     theta lies in the closed domain of the map for every z; infinite z give the bounds themselves. Only
     NaN is refused. Parameters, returns and errors are as in `forward`.
     """
-    return _elementwise("inverse", "z", z, map, out, invalid)
+    return elementwise("inverse", "z", z, map, out, invalid)
 
 
 def jacobian(theta: Array, map: MapLike, *, out: Array | None = None) -> Array:
     """dz/dtheta at theta, elementwise: the diagonal of the Jacobian of f. Arguments as in `forward`."""
-    return _elementwise("jacobian", "theta", theta, map, out, None)
+    return elementwise("jacobian", "theta", theta, map, out, None)
 
 
 def inverse_jacobian(z: Array, map: MapLike, *, out: Array | None = None) -> Array:
     """dtheta/dz at z, elementwise: the diagonal of the Jacobian of f⁻¹. Arguments as in `inverse`."""
-    return _elementwise("inverse_jacobian", "z", z, map, out, None)
+    return elementwise("inverse_jacobian", "z", z, map, out, None)
 
 
 def log_abs_det(theta: Array, map: MapLike, *, axis: Axis = None) -> Array:
@@ -134,9 +134,10 @@ def pullback(grad_theta: Array, z: Array, map: MapLike, *, out: Array | None = N
     return _returned(result, z, out)
 
 
-def _elementwise(
+def elementwise(
     op: str, argument: str, x: Array, map: MapLike, out: Array | None, invalid: Invalid | None
 ) -> Array:
+    """An elementwise operation by its name, with any policy."""
     m, policy = resolve(map), _native.policy_code(invalid)
     if isinstance(x, Mapping):
         return _by_name(op, argument, x, map, out, policy)
@@ -184,7 +185,7 @@ def _by_name(
 
 def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis) -> Array:
     if axis == ():
-        return _elementwise(op, argument, x, map, None, None)
+        return elementwise(op, argument, x, map, None, None)
     m = resolve(map)
     if (torch := _torch_for(x)) is not None:
         return torch.log_det(op, argument, x, m, axis)

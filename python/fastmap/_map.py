@@ -57,6 +57,10 @@ class Map:
         """The maps of a buffer, each with its elements and the shape they are given (None: theirs)."""
         return [(self, ..., None)]
 
+    def along(self, ndim: int, rows: slice) -> Map:
+        """The map of x[rows] for buffers x of `ndim` dimensions."""
+        raise NotImplementedError
+
     @property
     def name(self) -> str:
         """The name of the kind of map."""
@@ -211,6 +215,14 @@ class CatalogMap(Map):
     def steps(self) -> list[Step]:
         return [(self.entry["id"], False, self.values)]
 
+    def along(self, ndim: int, rows: slice) -> Map:
+        return type(self)(
+            *(
+                v[rows] if isinstance(v, np.ndarray) and v.ndim == ndim and len(v) > 1 else v
+                for v in self.values
+            )
+        )
+
     @property
     def name(self) -> str:
         """The name by which functions accept this map with default parameters."""
@@ -286,6 +298,9 @@ class Chain(Map):
     def steps(self) -> list[Step]:
         return [step for m in self.maps for step in m.steps()]
 
+    def along(self, ndim: int, rows: slice) -> Map:
+        return Chain(*(m.along(ndim, rows) for m in self.maps))
+
     @property
     def domain(self) -> tuple[Any, Any]:
         low, high = self.maps[-1].domain
@@ -330,6 +345,9 @@ class Inverse(Map):
 
     def steps(self) -> list[Step]:
         return [(number, not inverted, values) for number, inverted, values in reversed(self.of.steps())]
+
+    def along(self, ndim: int, rows: slice) -> Map:
+        return Inverse(self.of.along(ndim, rows))
 
     @property
     def inv(self) -> Map:

@@ -99,9 +99,9 @@ def apply_all(
         if map.program is None and x.shape != map.shape:
             raise ValueError(f"{name}: shape {x.shape} differs from {map.shape} of the space")
         for m, index, shape in map.parts():
-            part = _view(x, index, shape)
-            part_grad = None if grad is None else _view(grad, index, shape)
-            segments.append(_segment(m, name, part, part_grad, _view(out, index, shape)))
+            part = view(x, index, shape)
+            part_grad = None if grad is None else view(grad, index, shape)
+            segments.append(_segment(m, name, part, part_grad, view(out, index, shape)))
             parts.append((m, part, name, index))
     number, count, first = _core.apply(_core.OPS[op], segments, policy)
     if count:
@@ -132,8 +132,8 @@ def log_det(
             raise ValueError(f"{argument}: shape {x.shape} differs from {map.shape} of the space")
         total = np.zeros(())
         for m, index, shape in map.parts():
-            part_out = None if out is None else _view(out, index, shape)
-            part = _view(x, index, shape)
+            part_out = None if out is None else view(out, index, shape)
+            part = view(x, index, shape)
             total += log_det(op, m, part, None, argument=argument, value_op=value_op, out=part_out)
         return total
     order = [i for i in range(x.ndim) if i not in axes] + list(axes)
@@ -188,7 +188,8 @@ def _refuse_partial_overlap(x: FloatArray, out: FloatArray, argument: str) -> No
         raise ValueError(f"out: overlaps {argument} without being the same elements")
 
 
-def _view(a: FloatArray, index: Index, shape: tuple[int, ...] | None) -> FloatArray:
+def view(a: FloatArray, index: Index, shape: tuple[int, ...] | None) -> FloatArray:
+    """Elements of a buffer, in the shape that their map expects."""
     part = a[index]
     if shape is not None:
         part = part.view()
