@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
 import engine
+import hashes
 import numpy as np
 import oracle
 import pytest
@@ -148,3 +150,9 @@ def test_bad_parameters_are_named():
             engine.program(interval, bad)
     with pytest.raises(ValueError, match="high"):  # equal in float32
         run("forward", interval, (1.0, 1.0 + 1e-12), np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("m", CATALOG, ids=lambda m: m["name"])
+def test_bits_are_those_on_record(m):
+    """A change of bits is a change of behaviour: run tests/hashes.py and say so in the changelog."""
+    assert hashes.hashes(m) == json.loads(hashes.PATH.read_text())[m["name"]]

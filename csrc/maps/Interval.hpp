@@ -17,10 +17,14 @@ struct Interval {
        "log((high - low)/4) - log1p(sinh(z/2)*sinh(z/2))", "-tanh(z/2)"},
       {2, 4}, "sampled", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}, "log"};
   // clang-format on
-  static constexpr int cases = 3;  // see bounded::Args
+  static constexpr int cases = 4;  // see bounded::Args; 3: (0, 1)
 
   template <class T> using Args = bounded::Args<T>;
-  template <class T> static Args<T> prepare(const double* p) { return bounded::prepare<T>(p, 0.25); }
+  template <class T> static Args<T> prepare(const double* p) {
+    Args<T> a = bounded::prepare<T>(p, 0.25);
+    if (a.low == 0 && a.high == 1) a.which = 3;
+    return a;
+  }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return bounded::usual_theta(t, a);
   }
@@ -30,7 +34,7 @@ struct Interval {
     return math::log_ratio<P>(bounded::above(t, a), bounded::below(t, a));
   }
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
-    return bounded::inverse<P>(z, a);
+    return a.which == 3 ? math::sigmoid<P>(z) : bounded::inverse<P>(z, a);
   }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
     return bounded::slope<P>(t, a, T(1));

@@ -66,7 +66,8 @@ struct Softplus {
   }
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
     const HiLo<T> y = scaled(t, a), r = math::log_expm1_parts<P>(y);
-    T v = (r.hi + r.lo) / a.beta;
+    T v = r.hi + r.lo;
+    if (a.which != 0) v = v / a.beta;
     if constexpr (P == Path::exact) {
       const HiLo<T> tiny = log_scaled(t, a);
       v = select(y.hi <= Float<T>::small, (tiny.hi + tiny.lo) / a.beta, v);
