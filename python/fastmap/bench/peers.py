@@ -212,6 +212,8 @@ class Compiled:
             out.copy_(natural(x))
 
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+        # All functions share one code object; past the limit, torch would run the rest without compiling.
+        torch._dynamo.config.recompile_limit = 1000
         return torch.compile(into, dynamic=True)
 
 

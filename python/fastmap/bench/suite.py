@@ -25,6 +25,7 @@ DIRECTIONS = ("forward", "inverse")
 DTYPES = ("float32", "float64", "bfloat16")
 SWEPT = ("log", "softplus", "interval", "tanh", "asinh", "symlog")
 SWEEP_BYTES = tuple(round(10 ** (e / 2)) for e in range(4, 19))  # 10² to 10⁹
+_CHECKED = 10**6  # elements of a large buffer
 # How far a peer may be from fastmap: its own error, not ours (torch's float32 logit is off by 5e-4 near 1/2).
 _TOLERANCE = {"float32": (2e-4, 2e-5), "float64": (1e-9, 1e-11), "bfloat16": (3e-2, 2e-2)}
 
@@ -67,20 +68,23 @@ class Case:
         return f"{self.map.name}-{self.direction}-{self.dtype}-{self.elements}"
 
     def check(self) -> None:
-        """Every peer gives the result of fastmap, to the accuracy of its formula."""
-        expected = _as_float(getattr(_functional, self.direction)(self.x, self.map))
+        """Every peer gives the result of fastmap, to the accuracy of its formula (large: a sample)."""
+        part = slice(None, None, max(1, self.elements // _CHECKED))
+        expected = _as_float(getattr(_functional, self.direction)(self.x, self.map)[part])
         rtol, atol = _TOLERANCE[self.dtype]
         for name, run in self.runs.items():
             if name in LIMITS:
                 continue
             self.out[:] = np.nan
             result = run()
-            got = _as_float(self.out if name == "fastmap" or result is None else result)
-            np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol, err_msg=f"{self.id} by {name}")
+            got = self.out if name == "fastmap" or result is None else result
+            np.testing.assert_allclose(
+                _as_float(got[part]), expected, rtol=rtol, atol=atol, err_msg=f"{self.id} by {name}"
+            )
 
 
 def _as_float(x: Any) -> Any:
-    return x.float().numpy() if hasattr(x, "float") else np.asarray(x)
+    return x.double().numpy() if hasattr(x, "double") else np.asarray(x)
 
 
 def cases(
