@@ -272,3 +272,51 @@ def test_number_of_threads_follows_the_affinity() -> None:
 def test_number_of_threads_must_be_positive() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         _core.set_num_threads(0)
+
+
+MEMORY = """
+import re, sys
+import numpy as np
+import fastmap as fm
+
+def status(key):
+    return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read()).group(1)) << 10
+
+n = 3 << 22
+x = np.random.default_rng(0).uniform(0.1, 0.9, (n // 3, 3)).astype(np.float32)
+chain = fm.Chain("log", "asinh", fm.Affine(1, 2))
+columns = fm.Interval(0, [1.0, 2.0, np.inf])
+space = fm.Space(a=fm.Param(0, 1, shape=(n // 6, 3)), b=fm.Param(map="asinh", shape=(n // 6, 3)))
+many = fm.Asinh(np.linspace(1, 2, n // 3).reshape(-1, 1))
+turned = np.asfortranarray(x)
+out = np.ones_like(x)
+calls = {
+    "out": (lambda: fm.forward(x, "log", out=out), 0),
+    "fresh": (lambda: fm.forward(x, "log"), x.nbytes),
+    "in place": (lambda: fm.forward(out, fm.Affine(1, 2), out=out), 0),
+    "chain": (lambda: fm.forward(x, chain, out=out), 0),
+    "columns": (lambda: fm.forward(x, columns, out=out), 0),
+    "rows": (lambda: fm.forward(x, many, out=out), 0),
+    "other order": (lambda: fm.forward(turned, "log", out=out), 0),
+    "sum": (lambda: fm.log_abs_det(turned, chain, axis=None), 0),
+    "sums": (lambda: fm.log_abs_det(turned, chain, axis=0), 0),
+    "value and sum": (lambda: fm.forward_and_log_det(turned, "log", out=out), 0),
+    "pullback": (lambda: fm.pullback(turned, x, "asinh", out=out), 0),
+    "space": (lambda: fm.forward(x.reshape(-1), space, out=out.reshape(-1)), 0),
+}
+for name, (call, allowed) in calls.items():
+    call()
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+    before = status("VmRSS")
+    call()
+    print(name, (status("VmHWM") - before - allowed) / 2**20, sep="\\t")
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="the peak is read from Linux's /proc")
+def test_peak_memory_is_the_output() -> None:
+    run = python(MEMORY, FASTMAP_NUM_THREADS="2")
+    assert run.returncode == 0, run.stderr
+    peaks = dict(line.split("\t") for line in run.stdout.splitlines())
+    assert len(peaks) == 12
+    assert {name: peak for name, peak in peaks.items() if float(peak) > 8} == {}

@@ -15,16 +15,31 @@ struct Affine {
        "log(abs(scale))", "0"},
       {2, 4}, "sampled", 3, {{0, 1}, {0.7, 3}, {-2, -0.1}}};
   // clang-format on
-  static constexpr int cases = 1;
+  static constexpr int cases = 2;  // 0: dividing by the scale is exact
 
   template <class T> struct Args {
-    T low, high, shift, scale, slope, log_scale;
+    T low, high;
+    int which;
+    T shift, scale, slope, log_scale;
+    T correction;               // 1 / scale where that is finite
     T finite_low, finite_high;  // |scale| < 1: (theta - shift)/scale overflows
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T scale = T(p[1]);
     const HiLo<double> log_scale = host::log({abs(double(scale)), 0});
-    Args<T> a{-Float<T>::inf, Float<T>::inf, T(p[0]), scale, 1 / scale, T(log_scale.hi), 0, 0};
+    const T slope = 1 / scale;
+    const bool power_of_2 = (bits(scale) & ((BitsOf<T>(1) << Float<T>::mantissa_bits) - 1)) == 0;
+    const int which = power_of_2 && abs(scale) <= Float<T>::large && abs(slope) <= Float<T>::large ? 0 : 1;
+    Args<T> a{-Float<T>::inf,
+              Float<T>::inf,
+              which,
+              T(p[0]),
+              scale,
+              slope,
+              T(log_scale.hi),
+              is_finite(slope) ? slope : T(0),
+              0,
+              0};
     a.finite_high = last_finite(T(1), a);
     a.finite_low = last_finite(T(-1), a);
     return a;
@@ -44,14 +59,15 @@ struct Affine {
 
   // theta - shift is kept as a HiLo: rounding it first would cost another ULP.
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
+    if (a.which == 0) return (t - a.shift) * a.slope;
     const HiLo<T> p = two_sum(t, -a.shift);
     const T q = p.hi / a.scale;
     if constexpr (P == Path::exact) {
       // The residual may overflow or be NaN where the quotient itself is fine.
-      const T rest = (fma(-q, a.scale, p.hi) + p.lo) / a.scale;
+      const T rest = (fma(-q, a.scale, p.hi) + p.lo) * a.correction;
       return select(is_finite(rest) & is_finite(q), q + rest, q);
     }
-    return q + (fma(-q, a.scale, p.hi) + p.lo) / a.scale;
+    return q + (fma(-q, a.scale, p.hi) + p.lo) * a.correction;
   }
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     return fma(a.scale, z, a.shift);

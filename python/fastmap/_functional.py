@@ -139,12 +139,12 @@ def elementwise(
 ) -> Array:
     """An elementwise operation by its name, with any policy."""
     m, policy = resolve(map), _native.policy_code(invalid)
-    if isinstance(x, Mapping):
-        return _by_name(op, argument, x, map, out, policy)
     if (torch := _torch_for(x)) is not None:
         return torch.elementwise(op, argument, x, m, out, policy)
     if _core.apply_arrays(_core.OPS[op], m.program, policy, x, out):
         return out  # plain arrays, nothing to refuse: by far the most frequent call
+    if isinstance(x, Mapping):
+        return _by_name(op, argument, x, map, out, policy)
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
     _native.apply(op, m, array, result, argument=argument, policy=policy)
