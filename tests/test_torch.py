@@ -173,3 +173,34 @@ def test_compiled_function_falls_back_to_eager() -> None:
     z = torch.randn(10, requires_grad=True)
     expected = (torch.nn.functional.softplus(z) ** 2).sum()
     torch.testing.assert_close(loss(z), expected)
+
+
+@each_map
+def test_policies_of_the_other_operations(m: fm.Map) -> None:
+    z = np.linspace(-3, 3, 50)
+    theta = m.inverse(z)
+    for x, prefix in ((theta, ""), (z, "inverse_")):
+        bad = x.copy()
+        bad[[3, 5]] = np.nan
+        keep = np.delete(np.arange(50), [3, 5])
+        for op in (f"{prefix}jacobian", f"{prefix}log_abs_det"):
+            axis = {"axis": ()} if op.endswith("det") else {}
+            function = getattr(fm, op)
+            for kind in (np.asarray, torch.from_numpy):
+                with pytest.raises(fm.DomainError, match=f"^{'z' if prefix else 'theta'}: 2 of 50"):
+                    function(kind(bad), m, **axis)
+                got = np.asarray(function(kind(bad), m, invalid="nan", **axis))
+                assert np.isnan(got[[3, 5]]).all()
+                np.testing.assert_array_equal(got[keep], function(x[keep], m, **axis))
+        direction = "inverse" if prefix else "forward"
+        for kind in (np.asarray, torch.from_numpy):
+            values, total = getattr(fm, f"{direction}_and_log_det")(kind(bad), m, invalid="nan")
+            assert np.isnan(float(total))
+            assert np.isnan(np.asarray(values)[[3, 5]]).all()
+            assert np.isnan(float(getattr(fm, f"{prefix}log_abs_det")(kind(bad), m, invalid="nan")))
+    bad = z.copy()
+    bad[7] = np.nan
+    for kind in (np.asarray, torch.from_numpy):
+        assert np.isnan(np.asarray(fm.pullback(kind(theta), kind(bad), m, invalid="nan"))).sum() == 1
+    clipped = fm.log_abs_det(np.array([-np.inf, np.inf]), m, axis=(), invalid="clip")
+    assert np.isfinite(clipped).all()

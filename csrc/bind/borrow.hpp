@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <unordered_map>
 
+#include "engine/program.hpp"
+
 namespace fastmap::bind {
 
 namespace py = pybind11;
@@ -18,7 +20,7 @@ struct Tensor {
   void* data;
   std::int32_t device_type, device_id;  // 1: CPU
   std::int32_t ndim;
-  std::uint8_t type_code, bits;  // 2: floating point
+  std::uint8_t type_code, bits;  // 2: floating point, 4: bfloat16
   std::uint16_t lanes;
   std::int64_t *shape, *strides;  // in elements; no strides: C order
   std::uint64_t byte_offset;
@@ -32,17 +34,18 @@ struct ExchangeApi {
 };
 }  // namespace dlpack
 
-// A C-contiguous float32 or float64 buffer on the CPU.
+// A C-contiguous buffer of floating-point numbers on the CPU.
 struct Plain {
   char* data = nullptr;
-  bool is_numpy = false, is_double = false, writeable = false;
+  Storage storage = kStoredFloat32;
+  bool is_numpy = false, writeable = false;
   int ndim = 0;
   std::int64_t shape[16];
   std::size_t elements = 1;
 
-  std::size_t bytes() const { return elements * (is_double ? 8 : 4); }
+  std::size_t bytes() const { return elements * stored_size(storage); }
   bool same_form(const Plain& other) const {
-    return is_numpy == other.is_numpy && is_double == other.is_double && ndim == other.ndim &&
+    return is_numpy == other.is_numpy && storage == other.storage && ndim == other.ndim &&
            std::equal(shape, shape + ndim, other.shape);
   }
   bool partly_overlaps(const Plain& other) const {
@@ -59,12 +62,22 @@ inline bool borrow_array(py::handle object, Plain& plain) {
   if (Py_TYPE(object.ptr()) != Api::get().PyArray_Type_) return false;
   const auto* descr = py::detail::array_descriptor_proxy(array->descr);
   constexpr int wanted = Api::NPY_ARRAY_C_CONTIGUOUS_ | Api::NPY_ARRAY_ALIGNED_;
-  if ((descr->type != 'f' && descr->type != 'd') || descr->byteorder != '=' ||
-      (array->flags & wanted) != wanted || array->nd > kMaxDims)
-    return false;
+  if (descr->byteorder != '=' || (array->flags & wanted) != wanted || array->nd > kMaxDims) return false;
+  switch (descr->type) {
+    case 'f':
+      plain.storage = kStoredFloat32;
+      break;
+    case 'd':
+      plain.storage = kStoredFloat64;
+      break;
+    case 'e':
+      plain.storage = kStoredFloat16;
+      break;
+    default:
+      return false;
+  }
   plain.data = array->data;
   plain.is_numpy = true;
-  plain.is_double = descr->type == 'd';
   plain.writeable = array->flags & Api::NPY_ARRAY_WRITEABLE_;
   plain.ndim = array->nd;
   for (int i = 0; i < array->nd; ++i) {
@@ -96,11 +109,25 @@ inline bool borrow_tensor(py::handle object, Plain& plain) {
     PyErr_Clear();
     return false;
   }
-  if (tensor.device_type != 1 || tensor.type_code != 2 || tensor.lanes != 1 ||
-      (tensor.bits != 32 && tensor.bits != 64) || tensor.ndim > kMaxDims)
-    return false;
+  if (tensor.device_type != 1 || tensor.lanes != 1 || tensor.ndim > kMaxDims) return false;
+  const int kind = tensor.type_code << 8 | tensor.bits;
+  switch (kind) {
+    case 2 << 8 | 32:
+      plain.storage = kStoredFloat32;
+      break;
+    case 2 << 8 | 64:
+      plain.storage = kStoredFloat64;
+      break;
+    case 2 << 8 | 16:
+      plain.storage = kStoredFloat16;
+      break;
+    case 4 << 8 | 16:
+      plain.storage = kStoredBFloat16;
+      break;
+    default:
+      return false;
+  }
   plain.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
-  plain.is_double = tensor.bits == 64;
   plain.writeable = true;
   plain.ndim = tensor.ndim;
   for (int i = tensor.ndim - 1; i >= 0; --i) {

@@ -120,11 +120,10 @@ bool apply_arrays(int op, const BoundProgram* program, int policy, py::handle x_
   if (!program || !program->shape().empty() || !bind::borrow(x_, x) || !bind::borrow(out_, out) ||
       !out.writeable || !x.same_form(out) || x.partly_overlaps(out))
     return false;
-  const std::ptrdiff_t item = x.is_double ? 8 : 4;
+  const auto item = std::ptrdiff_t(stored_size(x.storage));
   Layout layout{{x.data, nullptr, out.data}, {{x.elements, 0, {item, 0, item}}}};
-  const Storage storage = x.is_double ? kStoredFloat64 : kStoredFloat32;
   py::gil_scoped_release release;
-  return apply(Op(op), {{program, storage, std::move(layout)}}, Policy(policy)).count == 0;
+  return apply(Op(op), {{program, x.storage, std::move(layout)}}, Policy(policy)).count == 0;
 }
 
 }  // namespace

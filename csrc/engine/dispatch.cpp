@@ -98,8 +98,9 @@ std::vector<Piece> cut(const std::vector<Segment>& segments, std::size_t& blocks
       const std::size_t item = stored_size(s.storage);
       piece.stream = bytes >= kStreamBytes && !piece.in_place() && piece.run * item > kStreamBlockBytes &&
                      l.contiguous(kOut, 0, piece.run, item);
-      const bool short_blocks = piece.stream || s.program->longest_row() > 1;
-      piece.step = (short_blocks ? kStreamBlockBytes : kBlockBytes) / compute_size(s.storage);
+      piece.step = s.program->longest_row() > 1 ? kStepBytes / compute_size(s.storage)
+                   : piece.stream               ? kStreamBlockBytes / item
+                                                : kBlockBytes / compute_size(s.storage);
       piece.blocks_per_run = (piece.run + piece.step - 1) / piece.step;
       piece.end_block = blocks += l.size() / piece.run * piece.blocks_per_run;
       pieces.push_back(piece);

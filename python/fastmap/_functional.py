@@ -60,17 +60,21 @@ def inverse(z: Array, map: MapLike, *, out: Array | None = None, invalid: Invali
     return elementwise("inverse", "z", z, map, out, invalid)
 
 
-def jacobian(theta: Array, map: MapLike, *, out: Array | None = None) -> Array:
+def jacobian(
+    theta: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None
+) -> Array:
     """dz/dtheta at theta, elementwise: the diagonal of the Jacobian of f. Arguments as in `forward`."""
-    return elementwise("jacobian", "theta", theta, map, out, None)
+    return elementwise("jacobian", "theta", theta, map, out, invalid)
 
 
-def inverse_jacobian(z: Array, map: MapLike, *, out: Array | None = None) -> Array:
+def inverse_jacobian(
+    z: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None
+) -> Array:
     """dtheta/dz at z, elementwise: the diagonal of the Jacobian of f⁻¹. Arguments as in `inverse`."""
-    return elementwise("inverse_jacobian", "z", z, map, out, None)
+    return elementwise("inverse_jacobian", "z", z, map, out, invalid)
 
 
-def log_abs_det(theta: Array, map: MapLike, *, axis: Axis = None) -> Array:
+def log_abs_det(theta: Array, map: MapLike, *, axis: Axis = None, invalid: Invalid | None = None) -> Array:
     """Sum of log|dz/dtheta| over `axis`.
 
     Parameters
@@ -81,33 +85,43 @@ def log_abs_det(theta: Array, map: MapLike, *, axis: Axis = None) -> Array:
         The map f.
     axis : int, tuple of int or None, optional
         The axes to sum over: None for all, () for no sum (elementwise).
+    invalid : {"raise", "nan", "clip"}, optional
+        As in `forward`; a NaN makes its sum NaN.
 
     Returns
     -------
     scalar, array or tensor
         Sums in float64, in a fixed order over the logical C order of theta: their bits do not depend on
-        threads or memory layout (input in another order is copied for it). With ``axis=()`` elementwise, in
+        threads or memory layout. With ``axis=()`` elementwise, in
         the dtype of theta. Differentiable when `theta` is a tensor that requires grad.
     """
-    return _log_det("log_abs_det", "theta", theta, map, axis)
+    return _log_det("log_abs_det", "theta", theta, map, axis, invalid)
 
 
-def inverse_log_abs_det(z: Array, map: MapLike, *, axis: Axis = None) -> Array:
+def inverse_log_abs_det(
+    z: Array, map: MapLike, *, axis: Axis = None, invalid: Invalid | None = None
+) -> Array:
     """Sum of log|dtheta/dz| over `axis`, at z. See `log_abs_det`."""
-    return _log_det("inverse_log_abs_det", "z", z, map, axis)
+    return _log_det("inverse_log_abs_det", "z", z, map, axis, invalid)
 
 
-def forward_and_log_det(theta: Array, map: MapLike, *, out: Array | None = None) -> tuple[Array, Array]:
+def forward_and_log_det(
+    theta: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None
+) -> tuple[Array, Array]:
     """`forward` and the sum of `log_abs_det` over all elements, in one pass."""
-    return _value_and_log_det("forward", "log_abs_det", "theta", theta, map, out)
+    return _value_and_log_det("forward", "log_abs_det", "theta", theta, map, out, invalid)
 
 
-def inverse_and_log_det(z: Array, map: MapLike, *, out: Array | None = None) -> tuple[Array, Array]:
+def inverse_and_log_det(
+    z: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None
+) -> tuple[Array, Array]:
     """`inverse` and the sum of `inverse_log_abs_det` over all elements, in one pass."""
-    return _value_and_log_det("inverse", "inverse_log_abs_det", "z", z, map, out)
+    return _value_and_log_det("inverse", "inverse_log_abs_det", "z", z, map, out, invalid)
 
 
-def pullback(grad_theta: Array, z: Array, map: MapLike, *, out: Array | None = None) -> Array:
+def pullback(
+    grad_theta: Array, z: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None
+) -> Array:
     """The gradient in search space: dL/dz = dL/dtheta · dtheta/dz at z, in one pass.
 
     Parameters
@@ -120,17 +134,28 @@ def pullback(grad_theta: Array, z: Array, map: MapLike, *, out: Array | None = N
         The map f.
     out : array or tensor, optional
         Receives dL/dz; may be `grad_theta` or `z` itself.
+    invalid : {"raise", "nan", "clip"}, optional
+        What to do with a z that is NaN, as in `forward`.
     """
-    m = resolve(map)
+    m, policy = resolve(map), _native.policy_code(invalid)
     if (torch := _torch_for(z)) is not None:
-        return torch.pullback(grad_theta, z, m, out)
+        return torch.pullback(grad_theta, z, m, out, policy)
     x, grad = _native.as_array(z, "z"), _native.as_array(grad_theta, "grad_theta")
     if grad.dtype != x.dtype:
         raise TypeError(f"grad_theta: dtype {grad.dtype} differs from {x.dtype} of z")
     if grad.shape != x.shape:
         raise ValueError(f"grad_theta: shape {grad.shape} differs from {x.shape} of z")
     result = _native.as_output(out, x, "z")
-    _native.apply("inverse_jacobian", m, x, result, argument="z", grad=grad, grad_argument="grad_theta")
+    _native.apply(
+        "inverse_jacobian",
+        m,
+        x,
+        result,
+        argument="z",
+        policy=policy,
+        grad=grad,
+        grad_argument="grad_theta",
+    )
     return _returned(result, z, out)
 
 
@@ -183,24 +208,31 @@ def _by_name(
     return results
 
 
-def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis) -> Array:
+def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis, invalid: Invalid | None) -> Array:
     if axis == ():
-        return elementwise(op, argument, x, map, None, None)
-    m = resolve(map)
+        return elementwise(op, argument, x, map, None, invalid)
+    m, policy = resolve(map), _native.policy_code(invalid)
     if (torch := _torch_for(x)) is not None:
-        return torch.log_det(op, argument, x, m, axis)
-    return _native.log_det(op, m, _native.as_array(x, argument), axis, argument=argument)[()]
+        return torch.log_det(op, argument, x, m, axis, policy)
+    array = _native.as_array(x, argument)
+    return _native.log_det(op, m, array, axis, argument=argument, policy=policy)[()]
 
 
 def _value_and_log_det(
-    op: str, log_op: str, argument: str, x: Array, map: MapLike, out: Array | None
+    op: str,
+    log_op: str,
+    argument: str,
+    x: Array,
+    map: MapLike,
+    out: Array | None,
+    invalid: Invalid | None,
 ) -> tuple[Array, Array]:
-    m = resolve(map)
+    m, policy = resolve(map), _native.policy_code(invalid)
     if (torch := _torch_for(x)) is not None:
-        return torch.value_and_log_det(op, log_op, argument, x, m, out)
+        return torch.value_and_log_det(op, log_op, argument, x, m, out, policy)
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
-    total = _native.log_det(log_op, m, array, None, argument=argument, value_op=op, out=result)
+    total = _native.log_det(log_op, m, array, None, argument=argument, policy=policy, value_op=op, out=result)
     return _returned(result, x, out), total[()]
 
 

@@ -98,47 +98,55 @@ class Map:
 
         return _functional.inverse(z, self, out=out, invalid=invalid)
 
-    def jacobian(self, theta: Array, *, out: Array | None = None) -> Array:
+    def jacobian(self, theta: Array, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
         """See `fastmap.jacobian`."""
         from fastmap import _functional
 
-        return _functional.jacobian(theta, self, out=out)
+        return _functional.jacobian(theta, self, out=out, invalid=invalid)
 
-    def inverse_jacobian(self, z: Array, *, out: Array | None = None) -> Array:
+    def inverse_jacobian(
+        self, z: Array, *, out: Array | None = None, invalid: Invalid | None = None
+    ) -> Array:
         """See `fastmap.inverse_jacobian`."""
         from fastmap import _functional
 
-        return _functional.inverse_jacobian(z, self, out=out)
+        return _functional.inverse_jacobian(z, self, out=out, invalid=invalid)
 
-    def log_abs_det(self, theta: Array, *, axis: Axis = None) -> Array:
+    def log_abs_det(self, theta: Array, *, axis: Axis = None, invalid: Invalid | None = None) -> Array:
         """See `fastmap.log_abs_det`."""
         from fastmap import _functional
 
-        return _functional.log_abs_det(theta, self, axis=axis)
+        return _functional.log_abs_det(theta, self, axis=axis, invalid=invalid)
 
-    def inverse_log_abs_det(self, z: Array, *, axis: Axis = None) -> Array:
+    def inverse_log_abs_det(self, z: Array, *, axis: Axis = None, invalid: Invalid | None = None) -> Array:
         """See `fastmap.inverse_log_abs_det`."""
         from fastmap import _functional
 
-        return _functional.inverse_log_abs_det(z, self, axis=axis)
+        return _functional.inverse_log_abs_det(z, self, axis=axis, invalid=invalid)
 
-    def forward_and_log_det(self, theta: Array, *, out: Array | None = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, theta: Array, *, out: Array | None = None, invalid: Invalid | None = None
+    ) -> tuple[Array, Array]:
         """See `fastmap.forward_and_log_det`."""
         from fastmap import _functional
 
-        return _functional.forward_and_log_det(theta, self, out=out)
+        return _functional.forward_and_log_det(theta, self, out=out, invalid=invalid)
 
-    def inverse_and_log_det(self, z: Array, *, out: Array | None = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, z: Array, *, out: Array | None = None, invalid: Invalid | None = None
+    ) -> tuple[Array, Array]:
         """See `fastmap.inverse_and_log_det`."""
         from fastmap import _functional
 
-        return _functional.inverse_and_log_det(z, self, out=out)
+        return _functional.inverse_and_log_det(z, self, out=out, invalid=invalid)
 
-    def pullback(self, grad_theta: Array, z: Array, *, out: Array | None = None) -> Array:
+    def pullback(
+        self, grad_theta: Array, z: Array, *, out: Array | None = None, invalid: Invalid | None = None
+    ) -> Array:
         """See `fastmap.pullback`."""
         from fastmap import _functional
 
-        return _functional.pullback(grad_theta, z, self, out=out)
+        return _functional.pullback(grad_theta, z, self, out=out, invalid=invalid)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `Map.from_json` reads back."""

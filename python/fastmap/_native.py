@@ -116,6 +116,7 @@ def log_det(
     axis: Axis,
     *,
     argument: str,
+    policy: int = 0,
     value_op: str = "forward",
     out: FloatArray | None = None,
 ) -> FloatArray:
@@ -134,12 +135,16 @@ def log_det(
         for m, index, shape in map.parts():
             part_out = None if out is None else view(out, index, shape)
             part = view(x, index, shape)
-            total += log_det(op, m, part, None, argument=argument, value_op=value_op, out=part_out)
+            total += log_det(
+                op, m, part, None, argument=argument, policy=policy, value_op=value_op, out=part_out
+            )
         return total
     order = [i for i in range(x.ndim) if i not in axes] + list(axes)
     sums = np.empty([x.shape[i] for i in range(x.ndim) if i not in axes], np.float64)
     segment = _segment(map, argument, x, None, out, order)
-    _, count, first = _core.log_det(_core.OPS[op], segment, sums.size, _pointer(sums), _core.OPS[value_op], 0)
+    _, count, first = _core.log_det(
+        _core.OPS[op], segment, sums.size, _pointer(sums), _core.OPS[value_op], policy
+    )
     if count:
         moved = np.unravel_index(first, [x.shape[i] for i in order]) if x.ndim else ()
         where = [int(i) for _, i in sorted(zip(order, moved, strict=True))]

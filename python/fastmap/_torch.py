@@ -41,32 +41,40 @@ def elementwise(op: str, argument: str, x: Tensor, map: Map, out: Tensor | None,
 
 
 @torch.compiler.disable
-def log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
+def log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis, policy: int) -> Tensor:
     """Sums of op(x) over axis, in float64."""
     if tracked(x):
-        return _LogDet.apply(x, op, argument, map, axis)
-    return _log_det(op, argument, x, map, axis)
+        return _LogDet.apply(x, op, argument, map, axis, policy)
+    return _log_det(op, argument, x, map, axis, policy)
 
 
 @torch.compiler.disable
 def value_and_log_det(
-    op: str, log_op: str, argument: str, x: Tensor, map: Map, out: Tensor | None
+    op: str, log_op: str, argument: str, x: Tensor, map: Map, out: Tensor | None, policy: int
 ) -> tuple[Tensor, Tensor]:
     """op(x) and the sum of log_op(x)."""
     if tracked(x):
         _refuse_out(out, argument)
         # Two nodes: each has its own derivative, and a graph is built anyway.
-        return elementwise(op, argument, x, map, None, 0), log_det(log_op, argument, x, map, None)
+        value = elementwise(op, argument, x, map, None, policy)
+        return value, log_det(log_op, argument, x, map, None, policy)
     array, result = memory(x, argument), output(out, x, argument)
     total = _native.log_det(
-        log_op, map, array, None, argument=argument, value_op=op, out=memory(result, "out")
+        log_op,
+        map,
+        array,
+        None,
+        argument=argument,
+        policy=policy,
+        value_op=op,
+        out=memory(result, "out"),
     )
     written(result)
     return result, torch.from_numpy(total)
 
 
 @torch.compiler.disable
-def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None) -> Tensor:
+def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None, policy: int) -> Tensor:
     """grad_theta times inverse_jacobian(z)."""
     if not isinstance(grad_theta, Tensor):
         kind = type(grad_theta).__name__
@@ -77,8 +85,8 @@ def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None) -> Tensor
         raise ValueError(f"grad_theta: shape {tuple(grad_theta.shape)} differs from {tuple(z.shape)} of z")
     if tracked(z) or tracked(grad_theta):
         _refuse_out(out, "z")
-        return grad_theta * elementwise("inverse_jacobian", "z", z, map, None, 0)
-    return _apply("inverse_jacobian", "z", z, map, out, 0, grad_theta, "grad_theta")
+        return grad_theta * elementwise("inverse_jacobian", "z", z, map, None, policy)
+    return _apply("inverse_jacobian", "z", z, map, out, policy, grad_theta, "grad_theta")
 
 
 class _Elementwise(torch.autograd.Function):
@@ -104,12 +112,12 @@ class _LogDet(torch.autograd.Function):
     """A sum of log derivatives."""
 
     @staticmethod
-    def forward(x: Tensor, op: str, argument: str, map: Map, axis: Axis) -> Tensor:
-        return _log_det(op, argument, x, map, axis)
+    def forward(x: Tensor, op: str, argument: str, map: Map, axis: Axis, policy: int) -> Tensor:
+        return _log_det(op, argument, x, map, axis, policy)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.op, ctx.argument, ctx.map, axis = inputs
+        x, ctx.op, ctx.argument, ctx.map, axis, ctx.policy = inputs
         ctx.axes = _native.normalized_axes(axis, x.ndim)
         ctx.save_for_backward(x)
 
@@ -119,8 +127,8 @@ class _LogDet(torch.autograd.Function):
         grad = grads[0].to(x.dtype)
         for axis in ctx.axes:
             grad = grad.unsqueeze(axis)
-        derivative = elementwise(_DERIVATIVE[ctx.op], ctx.argument, x, ctx.map, None, 0)
-        return grad * derivative, None, None, None, None
+        derivative = elementwise(_DERIVATIVE[ctx.op], ctx.argument, x, ctx.map, None, ctx.policy)
+        return grad * derivative, None, None, None, None, None
 
 
 def _times_derivative(grad: Tensor, op: str, argument: str, x: Tensor, map: Map, policy: int) -> Tensor:
@@ -174,8 +182,8 @@ def _apply(
     return result
 
 
-def _log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis) -> Tensor:
-    sums = _native.log_det(op, map, memory(x, argument), axis, argument=argument)
+def _log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis, policy: int) -> Tensor:
+    sums = _native.log_det(op, map, memory(x, argument), axis, argument=argument, policy=policy)
     return torch.from_numpy(sums)
 
 
