@@ -365,6 +365,13 @@ def test_a_space_maps_buffers_by_name() -> None:
         fm.forward({**theta, "b": np.array([0.0, 9])}, s)
     with pytest.raises(ValueError, match="theta: expected the names"):
         fm.forward({"w": theta["w"]}, s)
+    shared = np.zeros(6)
+    for bad in ({"w": shared[:4], "free": shared[1:]}, {"w": theta["free"][1:]}):
+        before = theta["free"].tobytes()
+        with pytest.raises(ValueError, match=r"out: the buffers of theta\['(w|free)'\] and .* overlap"):
+            fm.forward(theta, s, out={**out, **bad})
+        assert theta["free"].tobytes() == before
+    assert fm.forward(theta, s, out={**out, "w": theta["w"]})["w"] is theta["w"]
     with pytest.raises(TypeError, match="need a Space"):
         fm.forward(theta, "log")
 

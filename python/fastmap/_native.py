@@ -91,6 +91,7 @@ def apply_all(
     grad_argument: str = "grad",
 ) -> None:
     """`apply` for many buffers in one native call: rows of (argument, map, x, grad, out)."""
+    _refuse_overlap_between(rows)
     segments, parts = [], []
     for name, map, x, grad, out in rows:
         _refuse_partial_overlap(x, out, name)
@@ -186,6 +187,31 @@ def _is_dense(a: FloatArray) -> bool:
 
 def _same_memory(a: FloatArray, b: FloatArray) -> bool:
     return a.strides == b.strides and _pointer(a) == _pointer(b)
+
+
+def _span(a: FloatArray) -> tuple[int, int]:
+    """The first byte of the elements, and the one after the last."""
+    if not a.size:
+        return 0, 0
+    reach = [(n - 1) * stride for n, stride in zip(a.shape, a.strides, strict=True)]
+    start = _pointer(a) + sum(r for r in reach if r < 0)
+    return start, _pointer(a) + sum(r for r in reach if r > 0) + a.itemsize
+
+
+def _refuse_overlap_between(rows: Sequence[tuple[str, Map, FloatArray, Any, FloatArray]]) -> None:
+    """No output may lie in the memory of another row."""
+    spans = []
+    for name, _, x, _, out in rows:
+        spans.append((*_span(out), name, True))
+        if not _same_memory(x, out):
+            spans.append((*_span(x), name, False))
+    spans.sort()
+    end, last, last_is_out = 0, "", False  # of what reaches farthest
+    for start, stop, name, is_out in spans:
+        if start < end and stop > start and name != last and (is_out or last_is_out):
+            raise ValueError(f"out: the buffers of {last} and {name} overlap")
+        if stop > end:
+            end, last, last_is_out = stop, name, is_out
 
 
 def _refuse_partial_overlap(x: FloatArray, out: FloatArray, argument: str) -> None:
