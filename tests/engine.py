@@ -59,7 +59,7 @@ def log_det(
     total = np.empty(1)
     _core.log_det(
         _core.OPS[op],
-        segment(entry, params, x, out),
+        [segment(entry, params, x, out)],
         1,
         total.ctypes.data,
         _core.OPS[value_op],

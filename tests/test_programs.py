@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -61,23 +62,25 @@ def inside(c: fm.Chain, n: int, dtype: type) -> np.ndarray:
     return np.random.default_rng(5).uniform(low + margin, high - margin, n).astype(dtype)
 
 
+def in_a_row(maps: Sequence[fm.Map], x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The value, derivative and log-derivative of maps one after the other, by a call each."""
+    first = maps[0]
+    z, slope, logs = first.forward(x), first.jacobian(x), first.log_abs_det(x, axis=())
+    for m in maps[1:]:
+        slope, logs = slope * m.jacobian(z), logs + m.log_abs_det(z, axis=())
+        z = m.forward(z)
+    return z, slope, logs
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("c", CHAINS, ids=repr)
 def test_a_chain_is_its_maps_in_a_row(c: fm.Chain, dtype: type) -> None:
     x = inside(c, 5000, dtype)
-    z, slope, logs = x, np.ones_like(x), np.zeros_like(x)
-    for number, m in enumerate(c.maps):
-        factor, term = m.jacobian(z), m.log_abs_det(z, axis=())
-        slope, logs = (slope * factor, logs + term) if number else (factor, term)
-        z = m.forward(z)
+    z, slope, logs = in_a_row(c.maps, x)
     assert c.forward(x).tobytes() == z.tobytes()
     assert c.jacobian(x).tobytes() == slope.tobytes()
     assert c.log_abs_det(x, axis=()).tobytes() == logs.tobytes()
-    back, slope, logs = z, np.ones_like(x), np.zeros_like(x)
-    for number, m in enumerate(reversed(c.maps)):
-        factor, term = m.inverse_jacobian(back), m.inverse_log_abs_det(back, axis=())
-        slope, logs = (slope * factor, logs + term) if number else (factor, term)
-        back = m.inverse(back)
+    back, slope, logs = in_a_row([m.inv for m in reversed(c.maps)], z)
     assert c.inverse(z).tobytes() == back.tobytes()
     assert c.inverse_jacobian(z).tobytes() == slope.tobytes()
     assert c.inverse_log_abs_det(z, axis=()).tobytes() == logs.tobytes()
@@ -414,3 +417,40 @@ def test_more_than_2_to_the_31_elements() -> None:
     with pytest.raises(fm.DomainError, match=f"1 of {n} values is NaN .* first at index {n - 2}"):
         fm.inverse(x, m, out=x)
     assert x[0] == -0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_streamed_chains_at_every_offset(dtype: torch.dtype) -> None:
+    """The first block ends on a cache line of the output: no block may be longer than what steps work in."""
+    n = (40 << 20) // dtype.itemsize + 3
+    c = fm.Chain("log", "asinh", "symlog")
+    x = (torch.rand(n, generator=torch.Generator().manual_seed(0)) + 0.1).to(dtype)
+    expected = torch.cat([c.forward(part) for part in x.split(100_000)])  # never streamed
+    buffer = torch.empty(n + 64 // dtype.itemsize, dtype=dtype)
+    for offset in range(64 // dtype.itemsize):
+        out = buffer[offset : offset + n]
+        assert torch.equal(fm.forward(x, c, out=out), expected)
+
+
+def test_a_space_in_place_is_read_whole_before_it_is_written() -> None:
+    s = fm.Space(a=fm.Param(low=0, shape=5), b=fm.Param(0, 1, shape=3))
+    flat = np.array([1.0, 2, 3, 4, 5, 0.5, 7, 0.5])
+    before = flat.tobytes()
+    for call in (fm.forward, fm.forward_and_log_det):
+        with pytest.raises(fm.DomainError, match=r"1 of 3 values is outside .* first at index 6"):
+            call(flat, s, out=flat)
+        assert flat.tobytes() == before
+    with pytest.raises(fm.DomainError, match=r"first at index 6"):
+        fm.log_abs_det(flat, s)
+
+
+def test_a_space_as_a_map_is_a_value() -> None:
+    m = space().flat_map
+    assert m == space().flat_map
+    assert hash(m) == hash(space().flat_map)
+    assert pickle.loads(pickle.dumps(m)) == m
+    assert fm.Map.from_json(json.loads(json.dumps(m.to_json(), allow_nan=False))) == m
+    with pytest.raises(TypeError, match="need a Space"):
+        fm.forward({"log": np.ones(2)}, fm.Chain("log", "asinh"))
+    with pytest.raises(ValueError, match="do not broadcast"):
+        fm.audit(1.0, fm.Log([0.5]))

@@ -34,13 +34,15 @@ struct ExchangeApi {
 };
 }  // namespace dlpack
 
+constexpr int kMaxDims = 16;
+
 // A C-contiguous buffer of floating-point numbers on the CPU.
 struct Plain {
   char* data = nullptr;
   Storage storage = kStoredFloat32;
   bool is_numpy = false, writeable = false;
   int ndim = 0;
-  std::int64_t shape[16];
+  std::int64_t shape[kMaxDims];
   std::size_t elements = 1;
 
   std::size_t bytes() const { return elements * stored_size(storage); }
@@ -52,8 +54,6 @@ struct Plain {
     return data != other.data && data < other.data + other.bytes() && other.data < data + bytes();
   }
 };
-
-constexpr int kMaxDims = 16;
 
 // Exactly numpy.ndarray, aligned, in native byte order.
 inline bool borrow_array(py::handle object, Plain& plain) {

@@ -110,7 +110,18 @@ Segment segment_of(const py::tuple& t) {
   return s;
 }
 
-py::tuple found(const Invalid& r) { return py::make_tuple(r.segment, r.count, r.first); }
+std::vector<Segment> segments_of(const std::vector<py::tuple>& segments) {
+  std::vector<Segment> result;
+  for (const py::tuple& segment : segments) result.push_back(segment_of(segment));
+  return result;
+}
+
+// Calls the engine without the GIL.
+template <class Call> std::tuple<std::size_t, std::size_t, std::size_t> found(const Call& call) {
+  py::gil_scoped_release release;
+  const Invalid r = call();
+  return {r.segment, r.count, r.first};
+}
 
 // out = op(x) in the usual case: two plain buffers of one shape and dtype, apart or the same, and parameters
 // that are numbers. False where the case is another or a value was refused: then the caller looks closer and
@@ -135,25 +146,16 @@ PYBIND11_MODULE(_core, m) {
   m.attr("OPS") = ops;
   py::class_<BoundProgram>(m, "Program").def(py::init(&make_program));
   m.def("apply", [](int op, const std::vector<py::tuple>& segments, int policy) {
-    std::vector<Segment> parts;
-    for (const py::tuple& segment : segments) parts.push_back(segment_of(segment));
-    Invalid r;
-    {
-      py::gil_scoped_release release;
-      r = apply(Op(op), parts, Policy(policy));
-    }
-    return found(r);
+    const std::vector<Segment> parts = segments_of(segments);
+    return found([&] { return apply(Op(op), parts, Policy(policy)); });
   });
   m.def("apply_arrays", &apply_arrays);
-  m.def("log_det", [](int op, const py::tuple& segment, std::size_t rows, std::uintptr_t sums, int value_op,
-                      int policy) {
-    const Segment part = segment_of(segment);
-    Invalid r;
-    {
-      py::gil_scoped_release release;
-      r = log_det(Op(op), part, rows, reinterpret_cast<double*>(sums), Op(value_op), Policy(policy));
-    }
-    return found(r);
+  m.def("log_det", [](int op, const std::vector<py::tuple>& segments, std::size_t rows, std::uintptr_t sums,
+                      int value_op, int policy) {
+    const std::vector<Segment> parts = segments_of(segments);
+    return found([&] {
+      return log_det(Op(op), parts, rows, reinterpret_cast<double*>(sums), Op(value_op), Policy(policy));
+    });
   });
   m.def("info", [] {
     py::list available;

@@ -36,8 +36,8 @@ template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const
 
 // What a thread works in.
 struct Workspace {
-  static constexpr std::size_t room = kBlockBytes + 2 * kLineBytes;  // a block and its lead
-  alignas(64) unsigned char gathered[room], wide[room], stage[room], narrowed[room];
+  alignas(64) unsigned char gathered[kBlockBytes], wide[kBlockBytes], stage[kBlockBytes],
+      narrowed[kBlockBytes];
   Scratch scratch;
   Row row;
 
@@ -77,12 +77,15 @@ struct Piece {
   // The logical index where a block begins, and its length.
   std::pair<std::size_t, std::size_t> block(std::size_t b) const {
     const std::size_t start = b / blocks_per_run * run, c = b % blocks_per_run;
-    // Streamed blocks end where a cache line of `out` ends: a line written in two ways costs a flush.
+    // Streamed blocks end where a cache line of `out` ends: a line written in two ways costs a flush. So the
+    // first one is short; none is longer than `step`.
     const std::size_t lead = stream ? -reinterpret_cast<std::uintptr_t>(layout.at(kOut, start)) % kLineBytes /
                                           stored_size(segment->storage)
                                     : 0;
-    const std::size_t begin = c == 0 ? 0 : std::min(run, lead + c * step);
-    return {start + begin, std::min(run, lead + (c + 1) * step) - begin};
+    const std::size_t shift = lead ? step - lead : 0;
+    const std::size_t begin = std::max(c * step, shift) - shift;
+    const std::size_t end = std::min(run, (c + 1) * step - shift);
+    return {start + begin, end > begin ? end - begin : 0};
   }
 };
 
@@ -101,7 +104,7 @@ std::vector<Piece> cut(const std::vector<Segment>& segments, std::size_t& blocks
       piece.step = s.program->longest_row() > 1 ? kStepBytes / compute_size(s.storage)
                    : piece.stream               ? kStreamBlockBytes / item
                                                 : kBlockBytes / compute_size(s.storage);
-      piece.blocks_per_run = (piece.run + piece.step - 1) / piece.step;
+      piece.blocks_per_run = (piece.run + piece.step - 1) / piece.step + piece.stream;
       piece.end_block = blocks += l.size() / piece.run * piece.blocks_per_run;
       pieces.push_back(piece);
     }
@@ -160,6 +163,87 @@ Invalid count_invalid(Op op, const std::vector<Segment>& segments, Policy policy
   return {};
 }
 
+// The sums over the rows of one segment: fixed blocks of each row, then their sums pairwise.
+class SumPass {
+ public:
+  SumPass(const Segment& segment, std::size_t rows, double* sums)
+      : s_(segment), rows_(rows), n_(segment.layout.size() / rows), sums_(sums) {
+    merge(s_.layout);
+    run_ = s_.layout.run();
+  }
+  bool in_place() const { return s_.layout.data[kX] == s_.layout.data[kOut]; }
+
+  // Whether the policy takes all elements; writes nothing.
+  bool accept(Op op, Policy policy) const {
+    return each_block([&](std::size_t b, Workspace& w) {
+      return each_part(b, w, [&](std::size_t, std::size_t, std::size_t m, const Row& row, const void* x) {
+        return is_acceptable(row, s_.storage, op, x, m, policy, w);
+      });
+    });
+  }
+
+  bool run(Op op, Op value_op, Policy policy) {
+    std::vector<double> partial(rows_ * per_row());
+    const std::size_t item = compute_size(s_.storage);
+    const bool done = each_block([&](std::size_t b, Workspace& w) {
+      alignas(64) unsigned char terms[kSumBlock * 8];
+      const bool computed = each_part(
+          b, w, [&](std::size_t index, std::size_t done, std::size_t m, const Row& row, const void* x) {
+            if (!compute(row, s_.storage, op, x, terms + done * item, m, policy, w.scratch)) return false;
+            if (!s_.layout.data[kOut]) return true;
+            compute(row, s_.storage, value_op, x, w.stage, m, policy,
+                    w.scratch);  // as valid as it was for op
+            scatter(s_.layout, w.as_stored(s_, w.stage, m), index, m, stored_size(s_.storage), kOut);
+            return true;
+          });
+      if (computed) partial[b] = active_isa().engine->sum[dtype_of(s_.storage)](terms, length(b));
+      return computed;
+    });
+    if (!done) return false;
+    FloatMode mode;
+    for (std::size_t r = 0; r < rows_; ++r) {
+      double* p = partial.data() + r * per_row();
+      for (std::size_t width = per_row(); width > 1; width = (width + 1) / 2) {
+        for (std::size_t i = 0; i < width / 2; ++i) p[i] = p[2 * i] + p[2 * i + 1];
+        if (width % 2) p[width / 2] = p[width - 1];
+      }
+      sums_[r] = p[0];
+    }
+    return true;
+  }
+
+ private:
+  std::size_t per_row() const { return (n_ + kSumBlock - 1) / kSumBlock; }
+  std::size_t length(std::size_t b) const { return std::min(kSumBlock, n_ - b % per_row() * kSumBlock); }
+
+  template <class Work> bool each_block(const Work& work) const {
+    std::atomic<bool> refused{false};
+    parallel(rows_ * per_row(), rows_ * n_ * stored_size(s_.storage),
+             [&](std::size_t begin, std::size_t end) {
+               Workspace w;
+               for (std::size_t b = begin; b < end && !refused; ++b)
+                 if (!work(b, w)) refused = true;
+             });
+    return !refused;
+  }
+  // The parts of a block that are computed at once: part(index, done, m, steps, x) until one returns false.
+  template <class Part> bool each_part(std::size_t b, Workspace& w, const Part& part) const {
+    const Layout& l = s_.layout;
+    const std::size_t start = b / per_row() * n_ + b % per_row() * kSumBlock;
+    const std::size_t step = kStepBytes / compute_size(s_.storage);
+    for (std::size_t done = 0, m; done < length(b); done += m) {
+      const std::size_t index = start + done;
+      m = std::min({step, length(b) - done, run_ - index % run_});
+      if (!part(index, done, m, w.steps(s_, l, index), w.load(s_, l, kX, index, m))) return false;
+    }
+    return true;
+  }
+
+  Segment s_;
+  std::size_t rows_, n_, run_ = 1;
+  double* sums_;
+};
+
 }  // namespace
 
 Invalid apply(Op op, const std::vector<Segment>& segments, Policy policy) {
@@ -182,9 +266,9 @@ Invalid apply(Op op, const std::vector<Segment>& segments, Policy policy) {
         const Segment& s = *p.segment;
         const Layout& l = p.layout;
         const std::size_t item = stored_size(s.storage);
-        const bool contiguous = l.contiguous(kOut, index, m, item);
         char* out = l.at(kOut, index);
-        const bool direct = contiguous && !p.stream && !l.data[kG] && !p.in_place() && half_of(s.storage) < 0;
+        const bool direct = l.contiguous(kOut, index, m, item) && !p.stream && !l.data[kG] && !p.in_place() &&
+                            half_of(s.storage) < 0;
         void* to = direct ? static_cast<void*>(out) : w.stage;
         const void* x = w.load(s, l, kX, index, m);
         if (!compute(w.steps(s, l, index), s.storage, op, x, to, m, policy, w.scratch)) return false;
@@ -193,8 +277,6 @@ Invalid apply(Op op, const std::vector<Segment>& segments, Policy policy) {
         const void* result = w.as_stored(s, w.stage, m);
         if (p.stream)
           engine.stream(result, out, m * item, l.at(kX, index) + m * item);
-        else if (contiguous)
-          std::memcpy(out, result, m * item);
         else
           scatter(l, result, index, m, item, kOut);
         return true;
@@ -202,73 +284,21 @@ Invalid apply(Op op, const std::vector<Segment>& segments, Policy policy) {
   return done ? Invalid{} : count_invalid(op, segments, policy);
 }
 
-Invalid log_det(Op op, const Segment& segment, std::size_t rows, double* sums, Op value_op, Policy policy) {
-  std::fill(sums, sums + rows, 0.0);
-  segment.program->check(segment.storage);
-  if (rows == 0 || segment.layout.size() == 0) return {};
-  Segment s = segment;
-  merge(s.layout);
-  const Layout& l = s.layout;
-  const EngineTable& engine = *active_isa().engine;
-  const DType dtype = dtype_of(s.storage);
-  const std::size_t item = stored_size(s.storage), compute_item = compute_size(s.storage);
-  const std::size_t n = l.size() / rows, run = l.run(), per_row = (n + kSumBlock - 1) / kSumBlock;
-  const std::size_t step = kStepBytes / compute_item;
-  std::vector<double> partial(rows * per_row);
-  std::atomic<bool> refused{false};
-  // The parts of a block of the sum that are computed at once.
-  const auto each_part = [&](std::size_t b, Workspace& w, const auto& part) {
-    const std::size_t start = b / per_row * n + b % per_row * kSumBlock;
-    const std::size_t length = std::min(kSumBlock, n - b % per_row * kSumBlock);
-    for (std::size_t done = 0, m; done < length; done += m) {
-      const std::size_t index = start + done;
-      m = std::min({step, length - done, run - index % run});
-      if (!part(index, done, m, w.steps(s, l, index), w.load(s, l, kX, index, m))) return std::size_t(0);
-    }
-    return length;
-  };
-  const bool in_place = l.data[kX] == l.data[kOut];
-  if (in_place && policy != Policy::nan) {
-    parallel(partial.size(), l.size() * item, [&](std::size_t begin, std::size_t end) {
-      Workspace w;
-      for (std::size_t b = begin; b < end && !refused; ++b)
-        if (!each_part(b, w, [&](std::size_t, std::size_t, std::size_t m, const Row& row, const void* x) {
-              return is_acceptable(row, s.storage, op, x, m, policy, w);
-            }))
-          refused = true;
-    });
-    if (refused) return count_invalid(op, {segment}, policy);
+Invalid log_det(Op op, const std::vector<Segment>& segments, std::size_t rows, double* sums, Op value_op,
+                Policy policy) {
+  std::fill(sums, sums + segments.size() * rows, 0.0);
+  std::vector<SumPass> passes;
+  for (const Segment& s : segments) {
+    s.program->check(s.storage);
+    if (rows > 0 && s.layout.size() > 0) passes.emplace_back(s, rows, sums + (&s - segments.data()) * rows);
   }
-  parallel(partial.size(), l.size() * item, [&](std::size_t begin, std::size_t end) {
-    Workspace w;
-    alignas(64) unsigned char terms[kSumBlock * 8];
-    for (std::size_t b = begin; b < end && !refused; ++b) {
-      const std::size_t length = each_part(
-          b, w, [&](std::size_t index, std::size_t done, std::size_t m, const Row& row, const void* x) {
-            if (!compute(row, s.storage, op, x, terms + done * compute_item, m, policy, w.scratch))
-              return false;
-            if (!l.data[kOut]) return true;
-            compute(row, s.storage, value_op, x, w.stage, m, policy, w.scratch);  // as valid as it was for op
-            scatter(l, w.as_stored(s, w.stage, m), index, m, item, kOut);
-            return true;
-          });
-      if (length == 0)
-        refused = true;
-      else
-        partial[b] = engine.sum[dtype](terms, length);
-    }
-  });
-  if (refused) return count_invalid(op, {segment}, policy);
-  FloatMode mode;
-  for (std::size_t r = 0; r < rows; ++r) {  // pairwise over the blocks of a row, in order
-    double* p = partial.data() + r * per_row;
-    for (std::size_t width = per_row; width > 1; width = (width + 1) / 2) {
-      for (std::size_t i = 0; i < width / 2; ++i) p[i] = p[2 * i] + p[2 * i + 1];
-      if (width % 2) p[width / 2] = p[width - 1];
-    }
-    sums[r] = p[0];
-  }
-  return {};
+  const bool any_in_place = std::any_of(passes.begin(), passes.end(),
+                                        [](const SumPass& pass) { return pass.in_place(); });
+  bool acceptable = true;
+  if (any_in_place && policy != Policy::nan)
+    for (const SumPass& pass : passes) acceptable = acceptable && pass.accept(op, policy);
+  for (SumPass& pass : passes) acceptable = acceptable && pass.run(op, value_op, policy);
+  return acceptable ? Invalid{} : count_invalid(op, segments, policy);
 }
 
 void advise_huge_pages(void* buffer, std::size_t bytes) {

@@ -26,9 +26,10 @@ struct Invalid {
 // written. Throws std::invalid_argument, before any write, where a parameter is wrong for the storage type.
 Invalid apply(Op op, const std::vector<Segment>& segments, Policy policy);
 
-// sums[r] = sum of op over row r of the logical order, which holds `rows` rows; where the segment has an out, also
-// out = value_op(x), which may alias x.
-Invalid log_det(Op op, const Segment& segment, std::size_t rows, double* sums, Op value_op, Policy policy);
+// sums[i * rows + r] = sum of op over row r of segment i: the logical order of each segment holds `rows` rows. Where
+// a segment has an out, also out = value_op(x), which may alias x, as in `apply`.
+Invalid log_det(Op op, const std::vector<Segment>& segments, std::size_t rows, double* sums, Op value_op,
+                Policy policy);
 
 // Asks for huge pages behind a large buffer that nobody has touched yet: a page fault every 4 KiB costs more
 // than the mapping itself.

@@ -8,29 +8,38 @@
 namespace fastmap {
 namespace {
 
-// Calls move(element, i) for the n elements from a logical index on.
+// Calls move(element, stride, done, m) for each piece of a row in the n elements from a logical index on.
 template <class Move>
 void walk(const Layout& l, Operand operand, std::size_t index, std::size_t n, const Move& move) {
   const std::size_t length = l.dims.empty() ? 1 : l.dims.back().length;
   const std::ptrdiff_t stride = l.dims.empty() ? 0 : l.dims.back().strides[operand];
   for (std::size_t done = 0, m; done < n; done += m) {
     m = std::min(n - done, length - (index + done) % length);
-    char* element = l.at(operand, index + done);
-    for (std::size_t i = 0; i < m; ++i) move(element + std::ptrdiff_t(i) * stride, done + i);
+    move(l.at(operand, index + done), stride, done, m);
   }
 }
 
 template <class T>
 void gather_items(const Layout& l, Operand from, std::size_t index, std::size_t n, void* to_) {
   char* to = static_cast<char*>(to_);
-  walk(l, from, index, n,
-       [&](const char* element, std::size_t i) { std::memcpy(to + i * sizeof(T), element, sizeof(T)); });
+  walk(l, from, index, n, [&](const char* row, std::ptrdiff_t stride, std::size_t done, std::size_t m) {
+    if (stride == std::ptrdiff_t(sizeof(T)))
+      std::memcpy(to + done * sizeof(T), row, m * sizeof(T));
+    else
+      for (std::size_t i = 0; i < m; ++i)
+        std::memcpy(to + (done + i) * sizeof(T), row + std::ptrdiff_t(i) * stride, sizeof(T));
+  });
 }
 template <class T>
 void scatter_items(const Layout& l, const void* from_, std::size_t index, std::size_t n, Operand to) {
   const char* from = static_cast<const char*>(from_);
-  walk(l, to, index, n,
-       [&](char* element, std::size_t i) { std::memcpy(element, from + i * sizeof(T), sizeof(T)); });
+  walk(l, to, index, n, [&](char* row, std::ptrdiff_t stride, std::size_t done, std::size_t m) {
+    if (stride == std::ptrdiff_t(sizeof(T)))
+      std::memcpy(row, from + done * sizeof(T), m * sizeof(T));
+    else
+      for (std::size_t i = 0; i < m; ++i)
+        std::memcpy(row + std::ptrdiff_t(i) * stride, from + (done + i) * sizeof(T), sizeof(T));
+  });
 }
 
 }  // namespace

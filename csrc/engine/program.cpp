@@ -172,12 +172,7 @@ double round_inwards(double v, Storage storage, bool up) {
 Program::Program(std::vector<std::size_t> shape, std::vector<StepSpec> steps)
     : shape_(std::move(shape)), specs_(std::move(steps)) {
   for (const std::size_t length : shape_) rows_ *= length;
-  check(kStoredFloat64);
-  for (std::size_t i = 0; i < rows_; ++i) {
-    std::size_t steps_here = 0;
-    for (const StepSpec& spec : specs_) steps_here += is_bounded(map_info(spec.map), params(spec, i)) ? 1 : 3;
-    longest_row_ = std::max(longest_row_, steps_here);
-  }
+  longest_row_ = validate(kStoredFloat64);
 }
 
 Params Program::params(const StepSpec& spec, std::size_t i) const {
@@ -192,17 +187,29 @@ Params Program::params(const StepSpec& spec, std::size_t i) const {
   return result;
 }
 
+std::size_t Program::validate(Storage storage) const {
+  FloatMode mode;  // rounds to the dtype
+  std::size_t longest = 0;
+  for (std::size_t i = 0; i < rows_; ++i) {
+    std::size_t steps = 0;
+    try {
+      for (const StepSpec& spec : specs_) {
+        const MapInfo& info = map_info(spec.map);
+        steps += is_bounded(info, effective_params(info, storage, params(spec, i))) ? 1 : 3;
+      }
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument(error.what() + index_text(i, shape_));
+    }
+    longest = std::max(longest, steps);
+  }
+  return longest;
+}
+
 void Program::check(Storage storage) const {
   std::call_once(checked_[storage], [&] {
-    FloatMode mode;  // rounds to the dtype
-    for (std::size_t i = 0; i < rows_; ++i) {
-      try {
-        for (const StepSpec& spec : specs_) effective_params(map_info(spec.map), storage, params(spec, i));
-      } catch (const std::invalid_argument& error) {
-        throw std::invalid_argument(error.what() + index_text(i, shape_));
-      }
-    }
+    if (storage != kStoredFloat64) validate(storage);  // the constructor has seen to that one
     if (rows_ > kKeptRows) return;
+    FloatMode mode;
     std::vector<Row> kept(rows_);
     for (std::size_t i = 0; i < rows_; ++i) kept[i] = build(storage, i);
     kept_[storage] = std::move(kept);

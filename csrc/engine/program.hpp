@@ -60,6 +60,7 @@ class Program {
  private:
   Params params(const StepSpec& spec, std::size_t i) const;
   Row build(Storage storage, std::size_t i) const;
+  std::size_t validate(Storage storage) const;  // throws, or returns how many steps the longest row has
 
   std::vector<std::size_t> shape_;
   std::vector<StepSpec> specs_;

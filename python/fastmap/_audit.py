@@ -11,7 +11,8 @@ import numpy as np
 
 from fastmap import _functional, _native
 from fastmap._functional import Array
-from fastmap._map import Map, MapLike, resolve
+from fastmap._map import Chain, Map, MapLike, resolve
+from fastmap.maps import CLASSES
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 _BLOCK = 1 << 18  # elements worked on at a time: temporaries stay small
@@ -161,11 +162,22 @@ def _blocks(m: Map, x: Any, start: int = 0) -> Iterator[tuple[Map, Any, int]]:
         for i in range(0, flat.size, _BLOCK):
             yield m, np.ascontiguousarray(flat[i : i + _BLOCK]), start + i
     else:
+        _native.row_strides(m, x.shape, "theta")
         row = x.size // max(1, len(x))
         step = max(1, _BLOCK // max(1, row))
         for i in range(0, len(x), step):
             rows = slice(i, i + step)
-            yield m.along(x.ndim, rows), np.ascontiguousarray(x[rows]), start + i * row
+            yield _of_rows(m, x.ndim, rows), np.ascontiguousarray(x[rows]), start + i * row
+
+
+def _of_rows(m: Map, ndim: int, rows: slice) -> Map:
+    """The map of x[rows] for buffers x of `ndim` dimensions."""
+    maps: list[Map] = []
+    for number, inverted, values in m.steps:
+        here = (v[rows] if isinstance(v, np.ndarray) and v.ndim == ndim and len(v) > 1 else v for v in values)
+        link = CLASSES[number](*here)
+        maps.append(link.inv if inverted else link)
+    return Chain(*maps)
 
 
 class _Counter:

@@ -39,7 +39,8 @@ def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: In
     Returns
     -------
     array, tensor or number
-        z, of the kind of `theta`. Differentiable when `theta` is a tensor that requires grad.
+        z, of the kind of `theta`. Differentiable, twice, when `theta` is a tensor that requires grad: a third
+        derivative is refused by NotImplementedError, since maps define two.
 
     Raises
     ------
@@ -180,9 +181,9 @@ def _by_name(
     op: str, argument: str, x: Mapping[str, Array], space: Any, out: Mapping[str, Array] | None, policy: int
 ) -> dict[str, Array]:
     """Buffers by name, in one native call; those that autograd follows get one each."""
-    if not hasattr(space, "maps"):
+    maps: dict[str, Map] | None = getattr(space, "maps", None)
+    if not isinstance(maps, dict):
         raise TypeError(f"{argument}: buffers by name need a Space as map, got {type(space).__name__}")
-    maps: dict[str, Map] = space.maps
     for name, given in ((argument, x), ("out", out)):
         if given is not None and set(given) != set(maps):
             raise ValueError(f"{name}: expected the names {sorted(maps)} of the space, got {sorted(given)}")

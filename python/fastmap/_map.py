@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,34 +33,32 @@ class Map:
     `forward` goes from parameters to search space (other libraries often call that direction inverse).
     """
 
-    __slots__ = ("_hash", "program")
+    # Abstract without ABCMeta, whose isinstance is eight times slower: every call makes one. mypy checks it.
+
+    __slots__ = ("_hash", "program", "shape", "steps")
 
     _hash: int
+    steps: tuple[Step, ...]  # the elementary maps that theta passes, in order
+    shape: tuple[int, ...]  # what the parameters broadcast to; () if all are numbers
     program: _core.Program | None  # what the engine runs; None: one per part
 
-    def __init__(self) -> None:
-        steps = self.steps()
+    def __init__(self, steps: Iterable[Step]) -> None:
+        set_field = object.__setattr__
+        set_field(self, "steps", tuple(steps))
         try:
-            shape = np.broadcast_shapes(*(np.shape(v) for _, _, values in steps for v in values))
+            shape = np.broadcast_shapes(*(np.shape(v) for _, _, values in self.steps for v in values))
         except ValueError as error:
             raise ValueError(f"{type(self).__name__}: the parameters do not broadcast: {error}") from None
         rows = [
             (number, inverted, [np.broadcast_to(np.asarray(v, np.float64), shape) for v in values])
-            for number, inverted, values in steps
+            for number, inverted, values in self.steps
         ]
-        object.__setattr__(self, "program", _core.Program(shape, rows))
-
-    def steps(self) -> list[Step]:
-        """The elementary maps that theta passes, in order."""
-        raise NotImplementedError
+        set_field(self, "shape", shape)
+        set_field(self, "program", _core.Program(shape, rows))
 
     def parts(self) -> list[tuple[Map, Index, tuple[int, ...] | None]]:
         """The maps of a buffer, each with its elements and the shape they are given (None: theirs)."""
         return [(self, ..., None)]
-
-    def along(self, ndim: int, rows: slice) -> Map:
-        """The map of x[rows] for buffers x of `ndim` dimensions."""
-        raise NotImplementedError
 
     @property
     def name(self) -> str:
@@ -67,19 +66,26 @@ class Map:
         return type(self).__name__.lower()
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """What the parameters broadcast to; () if all are numbers."""
-        return np.broadcast_shapes(*(np.shape(v) for _, _, values in self.steps() for v in values))
-
-    @property
     def domain(self) -> tuple[Any, Any]:
         """The open interval of valid theta: numbers, or arrays where the parameters are."""
-        raise NotImplementedError
+        return self._ends("domain")
 
     @property
     def codomain(self) -> tuple[Any, Any]:
         """The open interval of z that theta in the domain can reach."""
-        raise NotImplementedError
+        return self._ends("codomain")
+
+    @abstractmethod
+    def _ends(self, which: str) -> tuple[Any, Any]:
+        """The ends of the "domain" or "codomain"."""
+
+    @abstractmethod
+    def _key(self) -> tuple[Any, ...]:
+        """The arguments that make this map: what makes it equal to another of its type."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `Map.from_json` reads back."""
 
     @property
     def inv(self) -> Map:
@@ -148,10 +154,6 @@ class Map:
 
         return _functional.pullback(grad_theta, z, self, out=out, invalid=invalid)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that `Map.from_json` reads back."""
-        raise NotImplementedError
-
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Map:
         """The map that `to_json` described."""
@@ -161,12 +163,10 @@ class Map:
             return Chain(*(Map.from_json(m) for m in rest["maps"]))
         if name == "inverse":
             return Inverse(Map.from_json(rest["of"]))
+        if name == "sliced":
+            return Sliced(*((Map.from_json(m), tuple(shape)) for m, shape in rest["pieces"]))
         params = {key: np.array(value, np.float64) for key, value in rest.items()}
         return type(named(name))(**params)
-
-    def _key(self) -> tuple[Any, ...]:
-        """What makes a map of this type equal to another."""
-        raise NotImplementedError
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")
@@ -203,7 +203,7 @@ class CatalogMap(Map):
         bound.apply_defaults()
         values = tuple(self._value(name, v) for name, v in bound.arguments.items())
         object.__setattr__(self, "values", values)
-        super().__init__()
+        super().__init__([(self.entry["id"], False, values)])
 
     @classmethod
     def _value(cls, name: str, value: Any) -> Value:
@@ -220,17 +220,6 @@ class CatalogMap(Map):
         array.setflags(write=False)
         return array
 
-    def steps(self) -> list[Step]:
-        return [(self.entry["id"], False, self.values)]
-
-    def along(self, ndim: int, rows: slice) -> Map:
-        return type(self)(
-            *(
-                v[rows] if isinstance(v, np.ndarray) and v.ndim == ndim and len(v) > 1 else v
-                for v in self.values
-            )
-        )
-
     @property
     def name(self) -> str:
         """The name by which functions accept this map with default parameters."""
@@ -241,17 +230,9 @@ class CatalogMap(Map):
         """The parameters by name."""
         return {p["name"]: v for p, v in zip(self.entry["params"], self.values, strict=True)}
 
-    @property
-    def domain(self) -> tuple[Any, Any]:
-        return self._ends("domain")
-
-    @property
-    def codomain(self) -> tuple[Any, Any]:
-        return self._ends("codomain")
-
-    def _ends(self, key: str) -> tuple[Any, Any]:
+    def _ends(self, which: str) -> tuple[Any, Any]:
         params = self.params
-        low, high = (params[text] if text in params else float(text) for text in self.entry[key])
+        low, high = (params[text] if text in params else float(text) for text in self.entry[which])
         return low, high
 
     def to_json(self) -> dict[str, Any]:
@@ -298,29 +279,20 @@ class Chain(Map):
                 raise TypeError("maps: a space cannot be part of a chain")
             flat += m.maps if isinstance(m, Chain) else (m,)
         object.__setattr__(self, "maps", tuple(flat))
-        super().__init__()
+        super().__init__(step for m in flat for step in m.steps)
         low, high = self.domain
         if np.any(low >= high):
             raise ValueError(f"maps: no theta passes all of {self!r}")
 
-    def steps(self) -> list[Step]:
-        return [step for m in self.maps for step in m.steps()]
-
-    def along(self, ndim: int, rows: slice) -> Map:
-        return Chain(*(m.along(ndim, rows) for m in self.maps))
-
-    @property
-    def domain(self) -> tuple[Any, Any]:
+    def _ends(self, which: str) -> tuple[Any, Any]:
+        if which == "codomain":
+            return _limits("forward", self, *self.domain)
         low, high = self.maps[-1].domain
         for before in reversed(self.maps[:-1]):
             first, last = before.codomain
             # Inside the codomain of `before`, whose inverse then answers inside its domain.
             low, high = _limits("inverse", before, np.clip(low, first, last), np.clip(high, first, last))
         return low, high
-
-    @property
-    def codomain(self) -> tuple[Any, Any]:
-        return _limits("forward", self, *self.domain)
 
     def to_json(self) -> dict[str, Any]:
         return {"map": "chain", "maps": [m.to_json() for m in self.maps]}
@@ -349,25 +321,14 @@ class Inverse(Map):
         object.__setattr__(self, "of", resolve(map))
         if self.of.program is None:
             raise TypeError("map: a space has no inverse as a map; call inverse with it")
-        super().__init__()
-
-    def steps(self) -> list[Step]:
-        return [(number, not inverted, values) for number, inverted, values in reversed(self.of.steps())]
-
-    def along(self, ndim: int, rows: slice) -> Map:
-        return Inverse(self.of.along(ndim, rows))
+        super().__init__((n, not inverted, values) for n, inverted, values in reversed(self.of.steps))
 
     @property
     def inv(self) -> Map:
         return self.of
 
-    @property
-    def domain(self) -> tuple[Any, Any]:
-        return self.of.codomain
-
-    @property
-    def codomain(self) -> tuple[Any, Any]:
-        return self.of.domain
+    def _ends(self, which: str) -> tuple[Any, Any]:
+        return self.of.domain if which == "codomain" else self.of.codomain
 
     def to_json(self) -> dict[str, Any]:
         return {"map": "inverse", "of": self.of.to_json()}
@@ -387,11 +348,11 @@ class Sliced(Map):
     pieces: tuple[tuple[Map, tuple[int, ...]], ...]  # in the order of the slices, with their shapes
 
     def __init__(self, *pieces: tuple[Map, tuple[int, ...]]) -> None:
-        object.__setattr__(self, "pieces", pieces)
-        object.__setattr__(self, "program", None)
-
-    def steps(self) -> list[Step]:
-        return []
+        set_field = object.__setattr__
+        set_field(self, "pieces", pieces)
+        set_field(self, "steps", ())
+        set_field(self, "shape", (sum(math.prod(shape) for _, shape in pieces),))
+        set_field(self, "program", None)
 
     def parts(self) -> list[tuple[Map, Index, tuple[int, ...] | None]]:
         result: list[tuple[Map, Index, tuple[int, ...] | None]] = []
@@ -399,18 +360,6 @@ class Sliced(Map):
         for m, shape in self.pieces:
             result.append((m, slice(start, start := start + math.prod(shape)), shape))
         return result
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (sum(math.prod(shape) for _, shape in self.pieces),)
-
-    @property
-    def domain(self) -> tuple[Any, Any]:
-        return self._ends("domain")
-
-    @property
-    def codomain(self) -> tuple[Any, Any]:
-        return self._ends("codomain")
 
     def _ends(self, which: str) -> tuple[Any, Any]:
         ends = [
@@ -422,11 +371,8 @@ class Sliced(Map):
     def _key(self) -> tuple[Any, ...]:
         return self.pieces
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sliced) and self.pieces == other.pieces
-
-    def __hash__(self) -> int:
-        return hash(self.pieces)
+    def to_json(self) -> dict[str, Any]:
+        return {"map": "sliced", "pieces": [[m.to_json(), list(shape)] for m, shape in self.pieces]}
 
     def __repr__(self) -> str:
         return f"Sliced({', '.join(map(repr, self.pieces))})"
@@ -458,7 +404,14 @@ def _shown(value: Value) -> str:
         return np.array2string(value, separator=", ")
 
 
-MapLike: TypeAlias = Map | str
+class Mapped(Protocol):
+    """What has a map of its own for a flat buffer: a `Space`."""
+
+    @property
+    def flat_map(self) -> Map: ...
+
+
+MapLike: TypeAlias = Map | Mapped | str
 
 _by_name: dict[str, CatalogMap] = {}  # every name that functions accept, with default parameters
 
@@ -509,7 +462,7 @@ def named(name: str) -> CatalogMap:
         raise ValueError(f"map: no map is called {name!r}; known: {known}") from None
 
 
-def resolve(map: Any) -> Map:
+def resolve(map: MapLike) -> Map:
     """The map itself, the one of that name, or what a `Space` is as a map of a flat buffer."""
     if isinstance(map, Map):
         return map

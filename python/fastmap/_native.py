@@ -91,19 +91,18 @@ def apply_all(
     grad_argument: str = "grad",
 ) -> None:
     """`apply` for many buffers in one native call: rows of (argument, map, x, grad, out)."""
-    _refuse_overlap_between(rows)
     segments, parts = [], []
     for name, map, x, grad, out in rows:
         _refuse_partial_overlap(x, out, name)
         if grad is not None:
             _refuse_partial_overlap(grad, out, grad_argument)
-        if map.program is None and x.shape != map.shape:
-            raise ValueError(f"{name}: shape {x.shape} differs from {map.shape} of the space")
-        for m, index, shape in map.parts():
+        for m, index, shape in _parts(map, x, name):
             part = view(x, index, shape)
             part_grad = None if grad is None else view(grad, index, shape)
             segments.append(_segment(m, name, part, part_grad, view(out, index, shape)))
             parts.append((m, part, name, index))
+    if len(rows) > 1:
+        _refuse_overlap_between(rows)
     number, count, first = _core.apply(_core.OPS[op], segments, policy)
     if count:
         m, part, name, index = parts[number]
@@ -129,29 +128,32 @@ def log_det(
     axes = normalized_axes(axis, x.ndim)
     if out is not None:
         _refuse_partial_overlap(x, out, argument)
-    if map.program is None:
-        if x.shape != map.shape:
-            raise ValueError(f"{argument}: shape {x.shape} differs from {map.shape} of the space")
-        total = np.zeros(())
-        for m, index, shape in map.parts():
-            part_out = None if out is None else view(out, index, shape)
-            part = view(x, index, shape)
-            total += log_det(
-                op, m, part, None, argument=argument, policy=policy, value_op=value_op, out=part_out
-            )
-        return total
-    order = [i for i in range(x.ndim) if i not in axes] + list(axes)
-    sums = np.empty([x.shape[i] for i in range(x.ndim) if i not in axes], np.float64)
-    segment = _segment(map, argument, x, None, out, order)
-    _, count, first = _core.log_det(
-        _core.OPS[op], segment, sums.size, _pointer(sums), _core.OPS[value_op], policy
+    parts, kept = _parts(map, x, argument), [i for i in range(x.ndim) if i not in axes]
+    order = [*kept, *axes] if map.program is not None else None  # what is summed comes last
+    sums = np.empty([x.shape[i] for i in kept] if len(parts) == 1 else len(parts), np.float64)
+    segments = []
+    for m, index, shape in parts:
+        part_out = None if out is None else view(out, index, shape)
+        segments.append(_segment(m, argument, view(x, index, shape), None, part_out, order))
+    rows = sums.size // len(parts)
+    number, count, first = _core.log_det(
+        _core.OPS[op], segments, rows, _pointer(sums), _core.OPS[value_op], policy
     )
     if count:
-        moved = np.unravel_index(first, [x.shape[i] for i in order]) if x.ndim else ()
-        where = [int(i) for _, i in sorted(zip(order, moved, strict=True))]
-        first = int(np.ravel_multi_index(where, x.shape)) if where else 0
-        raise _domain_error(map, x, count, first, argument, op)
-    return sums
+        m, index, shape = parts[number]
+        if order:
+            moved = np.unravel_index(first, [x.shape[i] for i in order])
+            where = [int(i) for _, i in sorted(zip(order, moved, strict=True))]
+            first = int(np.ravel_multi_index(where, x.shape))
+        raise _domain_error(m, view(x, index, shape), count, first, argument, op, index)
+    return sums if len(parts) == 1 else np.array(sum(sums.tolist()))
+
+
+def _parts(map: Map, x: FloatArray, argument: str) -> list[tuple[Map, Index, tuple[int, ...] | None]]:
+    """The parts of a map that fit the buffer."""
+    if map.program is None and x.shape != map.shape:
+        raise ValueError(f"{argument}: shape {x.shape} differs from {map.shape} of the space")
+    return map.parts()
 
 
 def normalized_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -206,12 +208,12 @@ def _refuse_overlap_between(rows: Sequence[tuple[str, Map, FloatArray, Any, Floa
         if not _same_memory(x, out):
             spans.append((*_span(x), name, False))
     spans.sort()
-    end, last, last_is_out = 0, "", False  # of what reaches farthest
+    ends = {True: (0, ""), False: (0, "")}  # of the outputs and inputs so far, what reaches farthest
     for start, stop, name, is_out in spans:
-        if start < end and stop > start and name != last and (is_out or last_is_out):
-            raise ValueError(f"out: the buffers of {last} and {name} overlap")
-        if stop > end:
-            end, last, last_is_out = stop, name, is_out
+        for other_is_out, (end, other) in ends.items():
+            if start < min(end, stop) and (is_out or other_is_out):
+                raise ValueError(f"out: the buffers of {other} and {name} overlap")
+        ends[is_out] = max(ends[is_out], (stop, name))
 
 
 def _refuse_partial_overlap(x: FloatArray, out: FloatArray, argument: str) -> None:
@@ -238,7 +240,7 @@ def _segment(
 ) -> tuple[Any, ...]:
     """One buffer for the engine; `order` is that of its axes."""
     axes = range(x.ndim) if order is None else order
-    rows = _row_strides(map, x.shape, argument)
+    rows = row_strides(map, x.shape, argument)
     buffers: list[Any] = []
     for a in (x, grad, out):
         buffers += (0, ()) if a is None else (_pointer(a), tuple(a.strides[i] for i in axes))
@@ -251,7 +253,7 @@ def _segment(
     )
 
 
-def _row_strides(map: Map, shape: tuple[int, ...], argument: str) -> list[int]:
+def row_strides(map: Map, shape: tuple[int, ...], argument: str) -> list[int]:
     """How far the parameters of a map are apart along the axes of a buffer."""
     rows = [0] * len(shape)
     if not (params := map.shape):
@@ -284,7 +286,8 @@ def _domain_error(
     value = x[index]
     if isinstance(part, slice):
         index = (first + int(part.start),)
-    refused = "NaN" if len(map.steps()) == 1 and not map.steps()[0][1] else "NaN or outside the codomain"
+    plain = [inverted for _, inverted, _ in map.steps] == [False]
+    refused = "NaN" if plain else "NaN or outside the codomain"
     if not op.startswith("inverse"):
         low, high = map.domain
         numbers = isinstance(low, float) and isinstance(high, float)
