@@ -31,6 +31,7 @@ import engine
 import mpmath
 import numpy as np
 
+import fastmap
 from fastmap import _core
 
 Entry = dict[str, Any]
@@ -51,6 +52,10 @@ SOURCE = r"""
   inline Q sqrt(Q x) { return ::sqrt##s(x); } inline Q abs(Q x) { return ::fabs##s(x); } \
   inline Q sinh(Q x) { return ::sinh##s(x); } inline Q cosh(Q x) { return ::cosh##s(x); } \
   inline Q tanh(Q x) { return ::tanh##s(x); } inline Q asinh(Q x) { return ::asinh##s(x); } \
+  inline Q sin(Q x) { return ::sin##s(x); } inline Q cos(Q x) { return ::cos##s(x); } \
+  inline Q tan(Q x) { return ::tan##s(x); } inline Q asin(Q x) { return ::asin##s(x); } \
+  inline Q atan(Q x) { return ::atan##s(x); } \
+  inline Q erf(Q x) { return ::erf##s(x); } inline Q erfc(Q x) { return ::erfc##s(x); } \
   inline Q frexp(Q x, int* e) { return ::frexp##s(x, e); } \
   inline Q ldexp(Q x, int e) { return ::ldexp##s(x, e); } \
   inline Q sign(Q x) { Q r = (x > 0) - (x < 0); return r; } \
@@ -60,8 +65,25 @@ FUNCTIONS(double, )
 FUNCTIONS(long double, l)
 FUNCTIONS(__float128, q)
 
+template <class Q> const Q pi = M_PIq;
+
+template <class Q> Q ndtr(Q x) { return erfc(-x * sqrt(Q(0.5))) / 2; }
+
+// ndtri(p / (p + q)): the approximation 26.2.22 of Abramowitz and Stegun, then Halley steps.
+template <class Q> Q probit(Q p, Q q) {
+  const Q tail = (p < q ? p : q) / (p + q), off_centre = abs(p - q) / (p + q);
+  const Q t = sqrt(-2 * log(tail));
+  Q x = -(t - (Q(2.30753) + Q(0.27061) * t) / (1 + Q(0.99229) * t + Q(0.04481) * t * t));
+  for (int i = 0; i < 4; ++i) {
+    const Q e = x > -0.5 ? (erf(x * sqrt(Q(0.5))) + off_centre) / 2 : ndtr(x) - tail;
+    const Q u = e * sqrt(2 * pi<Q>) * exp(x * x / 2);
+    x -= u / (1 + x * u / 2);
+  }
+  return p < q ? x : -x;
+}
+
 template <class Q> Q truth(int id, const double* p, Q t) {
-  const Q z = t; (void)z; (void)p;
+  const Q z = t, pi = oracle::pi<Q>; (void)z; (void)p; (void)pi;
   switch (id) {
 @CASES@
   }
@@ -152,7 +174,7 @@ def effective(entry: Entry, params: Params, dtype: type) -> Params:
     result = []
     for p, v in zip(entry["params"], params, strict=True):
         r = dtype(v)
-        if p["constraint"] == "lower_bound" and float(r) < v:
+        if p["constraint"].endswith("lower_bound") and float(r) < v:
             r = np.nextafter(r, dtype(np.inf))
         if p["constraint"] == "upper_bound" and float(r) > v:
             r = np.nextafter(r, dtype(-np.inf))
@@ -160,11 +182,16 @@ def effective(entry: Entry, params: Params, dtype: type) -> Params:
     return tuple(result)
 
 
-def domain(entry: Entry, params: Params) -> tuple[float, float]:
-    """The open domain of theta."""
-    names = {p["name"]: v for p, v in zip(entry["params"], params, strict=True)}
-    low, high = (names[text] if text in names else float(text) for text in entry["domain"])
+def domain(entry: Entry, params: Params, which: str = "domain") -> tuple[float, float]:
+    """The open domain of theta, or the "codomain"."""
+    cls = getattr(fastmap, entry["class_name"])
+    low, high = getattr(cls(*params), which)
     return low, high
+
+
+def input_range(op: str, entry: Entry, params: Params) -> tuple[float, float]:
+    """Where the input of an op may lie."""
+    return domain(entry, params, "domain" if op in THETA_OPS else "codomain")
 
 
 def slack(entry: Entry, op: str, params: Params, dtype: type) -> float:
@@ -212,10 +239,14 @@ def errors(
 
 def exact_error(op: str, entry: Entry, params: Params, x: np.floating, got: np.floating) -> float:
     """The error of one result in ULP, by mpmath at 2400 bits."""
-    functions = ("log", "log1p", "exp", "expm1", "sqrt", "sign", "sinh", "cosh", "tanh", "asinh")
+    functions = (
+        "log", "log1p", "exp", "expm1", "sqrt", "sign", "sinh", "cosh", "tanh", "asinh",
+        "sin", "cos", "tan", "asin", "atan",
+    )  # fmt: skip
     with mpmath.workprec(2400):
         names = {name: getattr(mpmath, name) for name in functions}
         names |= {"abs": abs, "where": lambda condition, yes, no: yes if condition else no}
+        names |= {"pi": mpmath.pi, "ndtr": mpmath.ncdf, "probit": _probit}
         names |= {p["name"]: mpmath.mpf(v) for p, v in zip(entry["params"], params, strict=True)}
         names["t" if op in THETA_OPS else "z"] = mpmath.mpf(float(x))
         truth = mpmath.mpf(eval(entry["formulas"][op], names))
@@ -232,6 +263,21 @@ def exact_error(op: str, entry: Entry, params: Params, x: np.floating, got: np.f
         return float(max(difference - slack(entry, op, params, x.dtype.type), mpmath.mpf(0)) / ulp)
 
 
+def _probit(p: mpmath.mpf, q: mpmath.mpf) -> mpmath.mpf:
+    """ndtri(p / (p + q))."""
+    off_centre = (p - q) / (p + q)
+    if abs(off_centre) < 0.5:
+        return mpmath.sqrt(2) * mpmath.erfinv(off_centre)
+    tail = min(p, q) / (p + q)
+    x = -mpmath.sqrt(-2 * mpmath.log(tail))
+    while True:  # Newton's method on log ndtr, which is concave
+        slope = mpmath.npdf(x) / mpmath.ncdf(x)
+        step = mpmath.log(mpmath.ncdf(x) / tail) / slope
+        x -= step
+        if abs(step) < mpmath.ldexp(1, -mpmath.mp.prec // 2 - 10):
+            return x if p < q else -x
+
+
 _PART = 1 << 16
 
 
@@ -239,15 +285,11 @@ def sample(op: str, entry: Entry, params: Params, dtype: type, n: int, seed: int
     """Stratified inputs: all exponents, the ordinary range, next to bounds, next to roots and 1."""
     rng = np.random.default_rng([seed, entry["id"], _core.OPS[op]])
     ordinary = 100.0 if dtype is np.float32 else 800.0
-    if op in THETA_OPS:
-        low, high = domain(entry, params)
-        wide = (low, high) if math.isfinite(low) and math.isfinite(high) else _around(low, high, ordinary)
-        marks = [v for v in (0.0, *_roots(entry, params, "inverse")) if low < v < high]
-        ends = [v for v in (low, high) if math.isfinite(v)]
-    else:
-        low, high = -math.inf, math.inf
-        wide = (-ordinary, ordinary)
-        marks, ends = [0.0, *_roots(entry, params, "forward")], []
+    low, high = input_range(op, entry, params)
+    wide = (low, high) if math.isfinite(low) and math.isfinite(high) else _around(low, high, ordinary)
+    other_way = "inverse" if op in THETA_OPS else "forward"
+    marks = [v for v in (0.0, *_roots(entry, params, other_way)) if low < v < high]
+    ends = [v for v in (low, high) if math.isfinite(v)]
     quarter = n // 4
     parts = [_bit_patterns(low, high, dtype, quarter, rng), rng.uniform(*wide, quarter)]
     for points in (ends or marks, marks or ends):
@@ -345,7 +387,7 @@ def measure_all(entry: Entry, params: Params, op: str, step: int = 1) -> dict[st
     `step` takes every step-th float only, for a quick look.
     """
     p = effective(entry, params, np.float32)
-    low, high = domain(entry, p) if op in THETA_OPS else (-math.inf, math.inf)
+    low, high = input_range(op, entry, p)
     largest = float(np.finfo(np.float32).max)
     first, last = (int(i) for i in _ordered(np.clip([low, high], -largest, largest).astype(np.float32)))
     direction = np.sign(apply("forward", entry, p, np.array([0.25, 0.75])) @ [-1, 1])

@@ -15,7 +15,7 @@ namespace {
 constexpr const char* kOpNames[kOps] = {
     "forward", "jacobian",         "log_abs_det",         "log_abs_det_grad",
     "inverse", "inverse_jacobian", "inverse_log_abs_det", "inverse_log_abs_det_grad"};
-constexpr const char* kConstraints[] = {"finite", "positive", "nonzero", "lower_bound", "upper_bound"};
+constexpr const char* kConstraints[] = {"finite", "positive", "nonzero", "lower_bound", "positive_lower_bound", "upper_bound"};
 #define FM_NAME(map, arg) #map,
 constexpr const char* kClassNames[] = {FASTMAP_FOR_MAPS(FM_NAME, any)};
 

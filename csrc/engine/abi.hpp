@@ -23,7 +23,7 @@ enum DType { kFloat32, kFloat64, kDTypes };  // what kernels compute in
 // the L1 cache: they add no kernels.
 enum Storage { kStoredFloat32, kStoredFloat64, kStoredBFloat16, kStoredFloat16, kStorages };
 
-enum class Constraint { finite, positive, nonzero, lower_bound, upper_bound };
+enum class Constraint { finite, positive, nonzero, lower_bound, positive_lower_bound, upper_bound };
 
 struct ParamInfo {
   const char* name;
@@ -40,9 +40,10 @@ struct MapInfo {
   ParamInfo params[kMaxParams];
   const char *domain_low, *domain_high;  // open ends, as text in the parameters
   const char *codomain_low, *codomain_high;
-  // In the subset of C++ that Python reads too: + - * / log log1p exp expm1 sqrt abs sign sinh cosh
-  // tanh asinh, where(condition, yes, no), t (theta), z, parameters. Tests evaluate these texts to many
-  // digits, so a form must not cancel beyond 60 bits in the whole domain, roots that parameters move aside.
+  // In the subset of C++ that Python reads too: + - * / log log1p exp expm1 sqrt abs sign sinh cosh tanh asinh
+  // sin cos tan asin atan ndtr, probit(p, q) = ndtri(p / (p + q)), where(condition, yes, no), pi, t (theta), z,
+  // parameters. Tests evaluate these texts to many digits, so a form must not cancel beyond 60 bits in the whole
+  // domain, roots that parameters move aside.
   const char* formulas[kOps];
   double ulp[2];  // stated bounds: values, derivatives
   const char* monotone;
@@ -52,6 +53,7 @@ struct MapInfo {
   // infinite. Without it bounds must be finite. An upper bound alone gives its mirror image, which increases
   // too, and no bound the identity.
   const char* one_bound = nullptr;
+  bool closed = false;  // finite ends belong to the domain and the codomain
 };
 
 // Constants of one call, opaque outside the kernels.
@@ -63,12 +65,12 @@ struct alignas(64) ArgsBuffer {
 using FastKernel = bool (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
 using ExactKernel = void (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
 
-// What may enter a kernel: theta or z as the first input of a call, or on the way back from search space, where
-// limits are fine.
-enum Check { kThetaInside, kZFinite, kThetaOnClosure, kZNumber, kChecks };
+// What may enter a kernel: theta or z as the first input of a call, where they are finite and inside the domain or
+// codomain, or on the way back from search space, where limits are fine.
+enum Check { kThetaInside, kZInside, kThetaOnClosure, kZOnClosure, kNumber, kChecks };
 constexpr Check check_of(Op op, bool to_search_space) {
   return op < kThetaOps ? (to_search_space ? kThetaInside : kThetaOnClosure)
-                        : (to_search_space ? kZFinite : kZNumber);
+                        : (to_search_space ? kZInside : kZOnClosure);
 }
 
 // One map in one dtype. Kernels work on blocks that fit the L1 cache; out is not x, since an unusual
@@ -76,7 +78,8 @@ constexpr Check check_of(Op op, bool to_search_space) {
 struct MapKernels {
   void (*prepare)(const double* params, ArgsBuffer& args);
   bool (*all_valid[kChecks])(const void* x, std::size_t n, const ArgsBuffer& args);
-  void (*finite_theta)(const ArgsBuffer& args, double* low, double* high);  // the theta with a finite z
+  void (*theta_range)(const ArgsBuffer& args, double* low, double* high);  // the closed domain
+  void (*z_range)(const ArgsBuffer& args, double* low, double* high);      // the closed codomain
   FastKernel fast[kOps];
   ExactKernel exact[kOps];
 };

@@ -138,7 +138,7 @@ bool is_acceptable(const Row& row, Storage storage, Op op, const void* x, std::s
   const bool forward = op < kThetaOps;
   if (row.size() > 1)
     return compute(row, storage, forward ? kForward : kInverse, x, w.stage, n, policy, w.scratch);
-  const Check check = policy == Policy::clip ? kZNumber : check_of(row[0].native(op), forward);
+  const Check check = policy == Policy::clip ? kNumber : check_of(row[0].native(op), forward);
   return row[0].kernels->all_valid[check](x, n, row[0].args);
 }
 

@@ -14,11 +14,19 @@ template <class Map, class T> void prepare(const double* params, ArgsBuffer& buf
   *reinterpret_cast<typename Map::template Args<T>*>(buffer.bytes) = Map::template prepare<T>(params);
 }
 
-template <Check check, class T, class A> FM_INLINE bool is_valid(T x, const A& a) {
-  if constexpr (check == kThetaInside) return (x > a.low) & (x < a.high);
-  if constexpr (check == kZFinite) return is_finite(x);
-  if constexpr (check == kThetaOnClosure) return (x >= a.low) & (x <= a.high);
-  if constexpr (check == kZNumber) return x == x;
+// The closed codomain: everything, unless a map says so (`z_low`, `z_high`).
+template <class T, class A> FM_INLINE auto z_low(const A& a, int) -> decltype(a.z_low) { return a.z_low; }
+template <class T, class A> FM_INLINE T z_low(const A&, long) { return -Float<T>::inf; }
+template <class T, class A> FM_INLINE auto z_high(const A& a, int) -> decltype(a.z_high) { return a.z_high; }
+template <class T, class A> FM_INLINE T z_high(const A&, long) { return Float<T>::inf; }
+
+template <class Map, Check check, class T, class A> FM_INLINE bool is_valid(T x, const A& a) {
+  if constexpr (check == kNumber) return x == x;
+  constexpr bool is_theta = check == kThetaInside || check == kThetaOnClosure;
+  const T low = is_theta ? a.low : z_low<T>(a, 0), high = is_theta ? a.high : z_high<T>(a, 0);
+  if constexpr (check == kThetaOnClosure || check == kZOnClosure) return (x >= low) & (x <= high);
+  if constexpr (Map::info.closed) return is_finite(x) & (x >= low) & (x <= high);
+  return (x > low) & (x < high);
 }
 
 template <class Map, class T, Check check>
@@ -26,31 +34,19 @@ bool all_valid(const void* x_, std::size_t n, const ArgsBuffer& buffer) {
   const auto a = args_of<Map, T>(buffer);
   const T* x = static_cast<const T*>(x_);
   BitsOf<T> invalid = 0;
-  for (std::size_t i = 0; i < n; ++i) invalid |= is_valid<check>(x[i], a) ? 0 : 1;
+  for (std::size_t i = 0; i < n; ++i) invalid |= is_valid<Map, check>(x[i], a) ? 0 : 1;
   return invalid == 0;
 }
 
-// Where z is finite: inside the open domain, and for a map that says so (`finite_low`,
-// `finite_high`), where z does not overflow.
-template <class A> FM_INLINE auto finite_low(const A& a, int) -> decltype(a.finite_low) {
-  return a.finite_low;
-}
-template <class A> FM_INLINE auto finite_low(const A& a, long) {
-  using T = decltype(a.low);
-  return is_finite(a.low) ? next_up(a.low) : -Float<T>::max;
-}
-template <class A> FM_INLINE auto finite_high(const A& a, int) -> decltype(a.finite_high) {
-  return a.finite_high;
-}
-template <class A> FM_INLINE auto finite_high(const A& a, long) {
-  using T = decltype(a.high);
-  return is_finite(a.high) ? -next_up(-a.high) : Float<T>::max;
-}
-
-template <class Map, class T> void finite_theta(const ArgsBuffer& buffer, double* low, double* high) {
+template <class Map, class T> void theta_range(const ArgsBuffer& buffer, double* low, double* high) {
   const auto a = args_of<Map, T>(buffer);
-  *low = double(finite_low(a, 0));
-  *high = double(finite_high(a, 0));
+  *low = double(a.low);
+  *high = double(a.high);
+}
+template <class Map, class T> void z_range(const ArgsBuffer& buffer, double* low, double* high) {
+  const auto a = args_of<Map, T>(buffer);
+  *low = double(z_low<T>(a, 0));
+  *high = double(z_high<T>(a, 0));
 }
 
 template <class Map, Op op, Path P, class T, class A> FM_INLINE T apply(T x, const A& a) {
@@ -81,7 +77,10 @@ FM_INLINE bool exact_loop(const T* x, T* out, std::size_t n, const A a) {
   for (std::size_t i = 0; i < n; ++i) {
     const T r = apply<Map, op, Path::exact>(x[i], a);
     bool undefined = is_nan(x[i]) | is_nan(r);
-    if constexpr (op < kThetaOps) undefined |= (x[i] < a.low) | (x[i] > a.high);
+    if constexpr (op < kThetaOps)
+      undefined |= (x[i] < a.low) | (x[i] > a.high);
+    else
+      undefined |= (x[i] < z_low<T>(a, 0)) | (x[i] > z_high<T>(a, 0));
     out[i] = select(undefined, nan<T>(), r);  // every NaN is the one quiet NaN
   }
   return false;
@@ -116,9 +115,10 @@ template <class Map, class T> constexpr MapKernels map_kernels() {
         kernel<Map, kInverseLogAbsDet, T>, kernel<Map, kInverseLogAbsDetGrad, T>                    \
   }
   return {prepare<Map, T>,
-          {all_valid<Map, T, kThetaInside>, all_valid<Map, T, kZFinite>, all_valid<Map, T, kThetaOnClosure>,
-           all_valid<Map, T, kZNumber>},
-          finite_theta<Map, T>,
+          {all_valid<Map, T, kThetaInside>, all_valid<Map, T, kZInside>, all_valid<Map, T, kThetaOnClosure>,
+           all_valid<Map, T, kZOnClosure>, all_valid<Map, T, kNumber>},
+          theta_range<Map, T>,
+          z_range<Map, T>,
           FM_OPS(fast),
           FM_OPS(exact)};
 #undef FM_OPS

@@ -6,6 +6,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "engine/float_mode.hpp"
 
@@ -22,7 +23,8 @@ Params effective_params(const MapInfo& info, Storage storage, const Params& para
   int lower = -1;
   for (int i = 0; i < info.n_params; ++i) {
     const ParamInfo& param = info.params[i];
-    const bool is_lower = param.constraint == Constraint::lower_bound;
+    const bool is_lower = param.constraint == Constraint::lower_bound ||
+                          param.constraint == Constraint::positive_lower_bound;
     const bool is_upper = param.constraint == Constraint::upper_bound;
     double v = params[i];
     const auto refuse = [&](const std::string& why) {
@@ -35,7 +37,9 @@ Params effective_params(const MapInfo& info, Storage storage, const Params& para
     if (is_upper) v = round_inwards(v, storage, false);
     if (storage != kStoredFloat64) v = double(float(v));
     if (!std::isfinite(v) && !unbounded) refuse(std::string("overflows ") + kStorageNames[storage]);
-    if (param.constraint == Constraint::positive && !(v > 0)) refuse("must be positive");
+    const bool positive = param.constraint == Constraint::positive ||
+                          param.constraint == Constraint::positive_lower_bound;
+    if (positive && !(v > 0)) refuse("must be positive");
     if (param.constraint == Constraint::nonzero && v == 0) refuse("must not be zero");
     if (is_lower) lower = i;
     if (is_upper && !(r[lower] < v))
@@ -74,19 +78,55 @@ std::string index_text(std::size_t i, const std::vector<std::size_t>& shape) {
   return shape.empty() ? "" : " at index (" + text + ")";
 }
 
-// Where the result of the step's value is finite, in the numbers that the buffers hold.
-template <class T> void finite_range(const Step& step, Storage storage, double* low, double* high) {
-  step.kernels->finite_theta(step.args, low, high);
-  if (step.inverted) {  // z, not theta, comes in: up to where theta stays finite
-    T ends[2] = {T(*low), T(*high)}, z[2], back;
-    step.kernels->exact[kForward](ends, z, 2, step.args);
-    for (T& end : z) {
-      end = std::fmax(std::fmin(end, std::numeric_limits<T>::max()), std::numeric_limits<T>::lowest());
-      while (step.kernels->exact[kInverse](&end, &back, 1, step.args), !std::isfinite(back))
-        end = std::nextafter(end, T(0));
+// Floats as unsigned integers in the same order, and back.
+template <class U, class T> U place(T x) {
+  constexpr U sign = ~(~U(0) >> 1);
+  U i;
+  std::memcpy(&i, &x, sizeof x);
+  return i & sign ? ~i : i | sign;
+}
+template <class T, class U> T number(U place) {
+  constexpr U sign = ~(~U(0) >> 1);
+  const U i = place & sign ? place ^ sign : ~place;
+  T x;
+  std::memcpy(&x, &i, sizeof x);
+  return x;
+}
+
+// The last number from `inside` to `end` whose image is finite, by bisection.
+template <class T> T last_finite(const Step& step, Op op, T inside, T end) {
+  using U = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  const auto is_finite = [&](T x) {
+    T y;
+    step.kernels->exact[op](&x, &y, 1, step.args);
+    return std::isfinite(y);
+  };
+  U yes = place<U>(inside), no = place<U>(end);
+  if (is_finite(end)) return end;
+  for (U half; (half = (no > yes ? no - yes : yes - no) / 2) > 0;) {
+    const U middle = no > yes ? yes + half : yes - half;
+    (is_finite(number<T>(middle)) ? yes : no) = middle;
+  }
+  return number<T>(yes);
+}
+
+// What passes a check, for the first input of a call also with a finite result, in the numbers that buffers hold.
+template <class T>
+void valid_range(const Step& step, Storage storage, Check check, double* low, double* high) {
+  const MapKernels& kernels = *step.kernels;
+  const bool is_theta = check == kThetaInside || check == kThetaOnClosure;
+  (is_theta ? kernels.theta_range : kernels.z_range)(step.args, low, high);
+  if (check == kThetaInside || check == kZInside) {
+    double z_low, z_high;
+    kernels.z_range(step.args, &z_low, &z_high);
+    T inside = T(std::isinf(z_low) ? (std::isinf(z_high) ? 0 : z_high - 1)
+                                   : (std::isinf(z_high) ? z_low + 1 : z_low / 2 + z_high / 2));
+    if (is_theta) kernels.exact[kInverse](&inside, &inside, 1, step.args);
+    for (double* end : {low, high}) {
+      T last = T(*end);
+      if (!kernels.all_valid[check](&last, 1, step.args)) last = std::nextafter(last, inside);
+      *end = double(last_finite(step, is_theta ? kForward : kInverse, inside, last));
     }
-    *low = std::fmin(z[0], z[1]);
-    *high = std::fmax(z[0], z[1]);
   }
   *low = round_inwards(*low, storage, true);
   *high = round_inwards(*high, storage, false);
@@ -97,13 +137,14 @@ bool redo(const Step& step, Storage storage, Op native, bool to_search_space, co
           std::size_t n, Policy policy) {
   const MapKernels& kernels = *step.kernels;
   alignas(64) unsigned char clipped[kSumBlock * 8];
-  if (policy != Policy::nan && !kernels.all_valid[check_of(native, to_search_space)](x, n, step.args)) {
-    if (policy == Policy::raise || !kernels.all_valid[kZNumber](x, n, step.args)) return false;
+  const Check check = check_of(native, to_search_space);
+  if (policy != Policy::nan && !kernels.all_valid[check](x, n, step.args)) {
+    if (policy == Policy::raise || !kernels.all_valid[kNumber](x, n, step.args)) return false;
     double low, high;
     if (dtype_of(storage) == kFloat32)
-      finite_range<float>(step, storage, &low, &high);
+      valid_range<float>(step, storage, check, &low, &high);
     else
-      finite_range<double>(step, storage, &low, &high);
+      valid_range<double>(step, storage, check, &low, &high);
     active_isa().engine->clip[dtype_of(storage)](x, clipped, n, low, high);
     x = clipped;
   }
@@ -244,7 +285,7 @@ void mark_refused(const Row& row, Storage storage, Op op, const void* x, std::si
   std::memset(refused, 0, n);
   for (std::size_t k = 0; k < row.size(); ++k) {
     const Step& step = row[forward ? k : row.size() - 1 - k];
-    const Check check = policy == Policy::clip ? kZNumber : check_of(step.native(value), forward);
+    const Check check = policy == Policy::clip ? kNumber : check_of(step.native(value), forward);
     if (!step.kernels->all_valid[check](x, n, step.args))
       for (std::size_t i = 0; i < n; ++i)
         refused[i] |= !step.kernels->all_valid[check](static_cast<const char*>(x) + i * size, 1, step.args);

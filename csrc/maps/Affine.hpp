@@ -21,8 +21,7 @@ struct Affine {
     T low, high;
     int which;
     T shift, scale, slope, log_scale;
-    T correction;               // 1 / scale where that is finite
-    T finite_low, finite_high;  // |scale| < 1: (theta - shift)/scale overflows
+    T correction;  // 1 / scale where that is finite
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T scale = T(p[1]);
@@ -30,27 +29,8 @@ struct Affine {
     const T slope = 1 / scale;
     const bool power_of_2 = (bits(scale) & ((BitsOf<T>(1) << Float<T>::mantissa_bits) - 1)) == 0;
     const int which = power_of_2 && abs(scale) <= Float<T>::large && abs(slope) <= Float<T>::large ? 0 : 1;
-    Args<T> a{-Float<T>::inf,
-              Float<T>::inf,
-              which,
-              T(p[0]),
-              scale,
-              slope,
-              T(log_scale.hi),
-              is_finite(slope) ? slope : T(0),
-              0,
-              0};
-    a.finite_high = last_finite(T(1), a);
-    a.finite_low = last_finite(T(-1), a);
-    return a;
-  }
-  // The last theta in the direction of `sign` with a finite z.
-  template <class T> static T last_finite(T sign, const Args<T>& a) {
-    if (abs(a.scale) >= 1) return sign * Float<T>::max;
-    T t = fma(sign * abs(a.scale), Float<T>::max, a.shift);
-    while (!is_finite(forward<Path::exact>(t, a))) t = -sign * next_up(-sign * t);
-    while (is_finite(forward<Path::exact>(sign * next_up(sign * t), a))) t = sign * next_up(sign * t);
-    return t;
+    return {-Float<T>::inf, Float<T>::inf, which,           T(p[0]),
+            scale,          slope,         T(log_scale.hi), is_finite(slope) ? slope : T(0)};
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>&) {
     return abs(t) <= Float<T>::large;

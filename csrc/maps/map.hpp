@@ -4,14 +4,14 @@
 //   static constexpr int cases                if > 1, Args has an `int which` < cases to split loops by
 //   template <class T> struct Args            constants of one call: low and high, the open domain
 //                                             (+-inf: unbounded), and what the formulas need
-//                                             (finite_low, finite_high: where theta's z is finite, if
-//                                             that is less than the domain)
+//                                             (z_low, z_high: the closed codomain, if not everything)
 //   prepare<T>(const double* p) -> Args<T>    from the effective parameters, once per call
 //   usual_theta(t, a), usual_z(z, a) -> bool  where Path::fast is right for every op on t or on z
 //   forward, jacobian, log_abs_det, log_abs_det_grad                  <Path P>(t, a), t in the domain
 //   inverse, inverse_jacobian, inverse_log_abs_det, inverse_log_abs_det_grad   <Path P>(z, a)
 //
-// forward is theta -> z. The engine gives NaN outside the domain; formulas only answer on its closure.
+// forward is theta -> z. The engine gives NaN outside the domain and the codomain; formulas only answer on their
+// closures.
 #pragma once
 
 #include "engine/abi.hpp"
@@ -75,9 +75,6 @@ template <class T> inline math::LogSech2<T> log_sech2(HiLo<double> sqrt_c) {
 
 }  // namespace host
 
-template <class T> FM_INLINE T next_up(T x) {
-  return x == 0 ? from_bits(BitsOf<T>(1)) : from_bits(bits(x) + (x > 0 ? 1 : BitsOf<T>(-1)));
-}
 template <class T> FM_INLINE T sign_of(T x) { return select(x == 0, x, copysign(T(1), x)); }
 template <class T> FM_INLINE HiLo<T> with_sign_of(HiLo<T> r, T x) {  // r >= 0
   return {copysign(r.hi, x), select(x < 0, -r.lo, r.lo)};

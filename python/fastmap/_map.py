@@ -22,6 +22,9 @@ Value: TypeAlias = float | NDArray[np.float64]  # of a parameter; arrays are rea
 Step: TypeAlias = tuple[int, bool, tuple[Value, ...]]  # row of the catalog, inverted, parameters
 Index: TypeAlias = slice | EllipsisType
 
+# What the texts of the ends of domains are made of, parameters aside.
+_END_NAMES = {"inf": math.inf, "pi": math.pi, "where": np.where, "__builtins__": {}}
+
 
 class Map:
     """A one-to-one, increasing or decreasing elementwise map from parameters to search space.
@@ -231,9 +234,12 @@ class CatalogMap(Map):
         return {p["name"]: v for p, v in zip(self.entry["params"], self.values, strict=True)}
 
     def _ends(self, which: str) -> tuple[Any, Any]:
-        params = self.params
-        low, high = (params[text] if text in params else float(text) for text in self.entry[which])
-        return low, high
+        names = {name: np.asarray(v) for name, v in self.params.items()}
+        with np.errstate(divide="ignore", invalid="ignore"):  # in the branch not taken
+            low, high = (
+                np.asarray(eval(text, dict(_END_NAMES), names), np.float64) for text in self.entry[which]
+            )
+        return (float(low), float(high)) if self.shape == () else (low, high)
 
     def to_json(self) -> dict[str, Any]:
         return {"map": self.name, **{name: _plain(v) for name, v in self.params.items()}}

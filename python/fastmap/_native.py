@@ -286,12 +286,14 @@ def _domain_error(
     value = x[index]
     if isinstance(part, slice):
         index = (first + int(part.start),)
-    plain = [inverted for _, inverted, _ in map.steps] == [False]
-    refused = "NaN" if plain else "NaN or outside the codomain"
-    if not op.startswith("inverse"):
-        low, high = map.domain
+    backwards = op.startswith("inverse")
+    low, high = map.codomain if backwards else map.domain
+    if backwards and np.all(np.isinf(low) & np.isinf(high)):
+        refused = "NaN"
+    else:
         numbers = isinstance(low, float) and isinstance(high, float)
-        refused = "outside the domain" + (f" ({low:g}, {high:g})" if numbers else "")
+        refused = "NaN or outside the codomain" if backwards else "outside the domain"
+        refused += f" ({low:g}, {high:g})" if numbers else ""
     where = index[0] if len(index) == 1 else index
     at = f", first at index {where}" if index else ""
     verb = "is" if count == 1 else "are"
