@@ -36,13 +36,13 @@ struct ExchangeApi {
 
 constexpr int kMaxDims = 16;
 
-// A C-contiguous buffer of floating-point numbers on the CPU.
+// A buffer of floating-point numbers on the CPU.
 struct Plain {
   char* data = nullptr;
   Storage storage = kStoredFloat32;
-  bool is_numpy = false, writeable = false;
+  bool is_numpy = false, writeable = false, contiguous = true;  // in C order
   int ndim = 0;
-  std::int64_t shape[kMaxDims];
+  std::int64_t shape[kMaxDims], strides[kMaxDims];  // strides in elements, of tensors only
   std::size_t elements = 1;
 
   std::size_t bytes() const { return elements * stored_size(storage); }
@@ -54,6 +54,21 @@ struct Plain {
     return data != other.data && data < other.data + other.bytes() && other.data < data + bytes();
   }
 };
+
+// Whether the elements of a tensor fill one stretch of memory, in any order of the axes.
+inline bool is_dense(const Plain& t) {
+  std::pair<std::int64_t, std::int64_t> axes[kMaxDims];
+  int n = 0;
+  for (int d = 0; d < t.ndim; ++d)
+    if (t.shape[d] != 1) axes[n++] = {t.strides[d], t.shape[d]};
+  std::sort(axes, axes + n);
+  std::int64_t expected = 1;
+  for (int i = 0; i < n; ++i) {
+    if (axes[i].first != expected) return t.elements == 0;
+    expected *= axes[i].second;
+  }
+  return true;
+}
 
 // Exactly numpy.ndarray, aligned, in native byte order.
 inline bool borrow_array(py::handle object, Plain& plain) {
@@ -131,9 +146,10 @@ inline bool borrow_tensor(py::handle object, Plain& plain) {
   plain.writeable = true;
   plain.ndim = tensor.ndim;
   for (int i = tensor.ndim - 1; i >= 0; --i) {
-    if (tensor.strides && tensor.shape[i] != 1 && tensor.strides[i] != std::int64_t(plain.elements))
-      return false;
+    const auto c_order = std::int64_t(plain.elements);
     plain.shape[i] = tensor.shape[i];
+    plain.strides[i] = tensor.strides && tensor.shape[i] != 1 ? tensor.strides[i] : c_order;
+    plain.contiguous &= plain.strides[i] == c_order;
     plain.elements *= std::size_t(tensor.shape[i]);
   }
   return true;

@@ -4,6 +4,7 @@
 
 #include "bind/borrow.hpp"
 #include "engine/dispatch.hpp"
+#include "engine/step.hpp"
 #include "engine/threads.hpp"
 #include "fastmap_registry.hpp"
 
@@ -15,7 +16,8 @@ namespace {
 constexpr const char* kOpNames[kOps] = {
     "forward", "jacobian",         "log_abs_det",         "log_abs_det_grad",
     "inverse", "inverse_jacobian", "inverse_log_abs_det", "inverse_log_abs_det_grad"};
-constexpr const char* kConstraints[] = {"finite", "positive", "nonzero", "lower_bound", "positive_lower_bound", "upper_bound"};
+constexpr const char* kConstraints[] = {
+    "finite", "positive", "nonzero", "lower_bound", "positive_lower_bound", "upper_bound"};
 #define FM_NAME(map, arg) #map,
 constexpr const char* kClassNames[] = {FASTMAP_FOR_MAPS(FM_NAME, any)};
 
@@ -47,6 +49,7 @@ py::list catalog() {
     map["formulas"] = formulas;
     map["ulp"] = py::make_tuple(info.ulp[0], info.ulp[1]);
     map["monotone"] = info.monotone;
+    map["closed"] = info.closed;
     maps.append(map);
   }
   return maps;
@@ -101,7 +104,7 @@ Segment segment_of(const py::tuple& t) {
     s.layout.dims[d].length = shape[d].cast<std::size_t>();
     s.layout.dims[d].row = rows[d].cast<std::ptrdiff_t>();
   }
-  for (int o = 0; o < kOperands; ++o) {
+  for (const Operand o : {kX, kG, kOut}) {
     s.layout.data[o] = reinterpret_cast<char*>(t[4 + 2 * o].cast<std::uintptr_t>());
     const py::tuple strides = t[5 + 2 * o];
     for (std::size_t d = 0; d < strides.size(); ++d)
@@ -129,13 +132,111 @@ template <class Call> std::tuple<std::size_t, std::size_t, std::size_t> found(co
 bool apply_arrays(int op, const BoundProgram* program, int policy, py::handle x_, py::handle out_) {
   bind::Plain x, out;
   if (!program || !program->shape().empty() || !bind::borrow(x_, x) || !bind::borrow(out_, out) ||
-      !out.writeable || !x.same_form(out) || x.partly_overlaps(out))
+      !x.contiguous || !out.contiguous || !out.writeable || !x.same_form(out) || x.partly_overlaps(out))
     return false;
   const auto item = std::ptrdiff_t(stored_size(x.storage));
   Layout layout{{x.data, nullptr, out.data}, {{x.elements, 0, {item, 0, item}}}};
   py::gil_scoped_release release;
   return apply(Op(op), {{program, x.storage, std::move(layout)}}, Policy(policy)).count == 0;
 }
+
+// The steps of one optimizer.
+class Stepper {
+ public:
+  // rows: (program, parameter row strides, group, theta, gradient, z, first moment or None, second or None).
+  // Returns the row with a buffer that cannot be used, else -1; what is wrong is the caller's to find out.
+  int prepare(const std::vector<py::tuple>& rows, const std::vector<py::tuple>& groups) {
+    groups_.clear();
+    tensors_.clear();
+    for (const py::tuple& group : groups) groups_.push_back(group_of(group));
+    std::vector<Span> spans;
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      if (!add(rows[i], int(i), spans)) return int(i);
+    if (spans == verified_) return -1;
+    std::vector<Span> sorted = spans;
+    std::sort(sorted.begin(), sorted.end());
+    for (std::size_t i = 1; i < sorted.size(); ++i)
+      if (sorted[i].begin < sorted[i - 1].end) return sorted[i].row;
+    verified_ = std::move(spans);
+    return -1;
+  }
+  double sum_of_squares(bool of_z) const {
+    py::gil_scoped_release release;
+    return fastmap::sum_of_squares(tensors_, of_z);
+  }
+  void step(double factor) const {
+    py::gil_scoped_release release;
+    fastmap::step(tensors_, factor);
+  }
+
+ private:
+  struct Span {
+    const char *begin, *end;
+    int row;
+    bool operator==(const Span& o) const { return begin == o.begin && end == o.end && row == o.row; }
+    bool operator<(const Span& o) const { return begin != o.begin ? begin < o.begin : row < o.row; }
+  };
+
+  static StepGroup group_of(const py::tuple& t) {
+    StepGroup g{Rule(t[0].cast<int>()), Gradient(t[1].cast<int>()), t[2].cast<double>(),
+                t[3].cast<double>(),    Decay(t[4].cast<int>()),    t[5].cast<bool>(),
+                t[6].cast<double>(),    t[7].cast<bool>(),          {}};
+    g.args = {t[8].cast<double>(),         t[9].cast<double>(),  t[10].cast<double>(),
+              t[11].cast<double>(),        t[12].cast<double>(), 1,
+              t[13].cast<std::uint64_t>(), t[14].cast<bool>()};
+    return g;
+  }
+
+  bool add(const py::tuple& t, int row, std::vector<Span>& spans) {
+    StepTensor tensor{{t[0].cast<const BoundProgram*>(), kStoredFloat32, {}},
+                      kStoredFloat32,
+                      kStoredFloat32,
+                      &groups_.at(t[2].cast<std::size_t>())};
+    const py::tuple parameter_rows = t[1];
+    Layout& layout = tensor.segment.layout;
+    bind::Plain theta;
+    constexpr Operand order[] = {kOut, kG, kX, kFirst, kSecond};
+    for (int i = 0; i < 5; ++i) {
+      bind::Plain b;
+      if (i >= 3 && t[3 + i].is_none()) continue;
+      if (!bind::borrow_tensor(t[3 + i], b)) return false;
+      if (i == 0) {
+        theta = b;
+        tensor.segment.storage = b.storage;
+        layout.dims.resize(std::size_t(b.ndim));
+      }
+      if (b.ndim != theta.ndim || !std::equal(b.shape, b.shape + b.ndim, theta.shape)) return false;
+      const auto item = std::ptrdiff_t(stored_size(b.storage));
+      layout.data[order[i]] = b.data;
+      for (int d = 0; d < b.ndim; ++d) {
+        Layout::Dim& dim = layout.dims[std::size_t(d)];
+        dim.length = std::size_t(b.shape[d]);
+        dim.row = d < int(parameter_rows.size()) ? parameter_rows[std::size_t(d)].cast<std::ptrdiff_t>() : 0;
+        dim.strides[order[i]] = std::ptrdiff_t(b.strides[d]) * item;
+      }
+      const bool computed = b.storage ==
+                            (dtype_of(theta.storage) == kFloat32 ? kStoredFloat32 : kStoredFloat64);
+      if (i == 1) {
+        if (dtype_of(b.storage) != dtype_of(theta.storage)) return false;
+        tensor.gradient = b.storage;
+        continue;
+      }
+      if (i == 2 && !computed) return false;
+      if (i == 3) tensor.moments = b.storage;
+      if (i >= 3 && (b.storage != tensor.moments || (!computed && b.storage != kStoredBFloat16)))
+        return false;
+      // What changes is dense, in one order: its elements fill one stretch of memory.
+      if (!bind::is_dense(b) || !std::equal(b.strides, b.strides + b.ndim, theta.strides)) return false;
+      if (b.elements) spans.push_back({b.data, b.data + b.bytes(), row});
+    }
+    tensors_.push_back(std::move(tensor));
+    return true;
+  }
+
+  std::vector<StepGroup> groups_;
+  std::vector<StepTensor> tensors_;
+  std::vector<Span> verified_;
+};
 
 }  // namespace
 
@@ -150,6 +251,11 @@ PYBIND11_MODULE(_core, m) {
     return found([&] { return apply(Op(op), parts, Policy(policy)); });
   });
   m.def("apply_arrays", &apply_arrays);
+  py::class_<Stepper>(m, "Stepper")
+      .def(py::init<>())
+      .def("prepare", &Stepper::prepare)
+      .def("sum_of_squares", &Stepper::sum_of_squares)
+      .def("step", &Stepper::step);
   m.def("log_det", [](int op, const std::vector<py::tuple>& segments, std::size_t rows, std::uintptr_t sums,
                       int value_op, int policy) {
     const std::vector<Segment> parts = segments_of(segments);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace fastmap {
 
@@ -65,6 +66,29 @@ struct alignas(64) ArgsBuffer {
 using FastKernel = bool (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
 using ExactKernel = void (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
 
+// How an optimizer moves z, csrc/rules/<name>.hpp.
+enum Rule { kSgd, kAdam, kLion, kRules };
+
+// What the update of a group of parameters depends on in one step; rules take what they need.
+struct RuleArgs {
+  double lr, beta1, beta2, eps, dampening;  // beta1: the momentum of kSgd
+  double decay;                             // z is multiplied by it first
+  std::uint64_t step;                       // the number of this step, from 1
+  bool nesterov;
+};
+// z, and the moments that the rule has, move in place. Moments may be null where the rule has none.
+using RuleKernel = void (*)(const RuleArgs& args, const void* gradient, void* z, void* first, void* second,
+                            std::size_t n);
+
+// A block of an optimizer's step in one loop: the pullback of factor times the gradient, the rule, and theta of the
+// new z, or the old theta where z has not moved. Returns true if an element was unusual: the outputs are then worthless.
+struct StepBlock {
+  const void *gradient, *z, *first, *second, *theta;
+  void *new_z, *new_first, *new_second, *new_theta;
+};
+using FusedKernel = bool (*)(const RuleArgs& args, const ArgsBuffer& map, double factor,
+                             const StepBlock& block, std::size_t n);
+
 // What may enter a kernel: theta or z as the first input of a call, where they are finite and inside the domain or
 // codomain, or on the way back from search space, where limits are fine.
 enum Check { kThetaInside, kZInside, kThetaOnClosure, kZOnClosure, kNumber, kChecks };
@@ -82,6 +106,7 @@ struct MapKernels {
   void (*z_range)(const ArgsBuffer& args, double* low, double* high);      // the closed codomain
   FastKernel fast[kOps];
   ExactKernel exact[kOps];
+  FusedKernel fused[kRules];  // null where it does not pay
 };
 
 struct MapTable {
@@ -97,6 +122,13 @@ struct EngineTable {
   void (*add[kDTypes])(const void* a, const void* b, void* out, std::size_t n);
   void (*clip[kDTypes])(const void* x, void* out, std::size_t n, double low, double high);
   double (*sum[kDTypes])(const void* x, std::size_t n);
+  double (*sum_of_squares[kDTypes])(const void* x, std::size_t n);
+  void (*scale[kDTypes])(const void* x, void* out, std::size_t n, double factor);
+  void (*add_scaled[kDTypes])(void* x, const void* y, std::size_t n, double factor);  // x += factor y
+  // x -= factor y / slope, where the slope is not 0
+  void (*subtract_quotient[kDTypes])(void* x, const void* y, const void* slope, std::size_t n, double factor);
+  void (*replace_moved[kDTypes])(void* x, const void* fresh, const void* z, const void* old_z, std::size_t n);
+  RuleKernel rules[kRules][kDTypes];
   // bfloat16, float16: to and from float32, rounding to nearest even.
   void (*widen[2])(const void* from, void* to, std::size_t n);
   void (*narrow[2])(const void* from, void* to, std::size_t n);

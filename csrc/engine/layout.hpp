@@ -6,7 +6,8 @@
 
 namespace fastmap {
 
-enum Operand { kX, kG, kOut, kOperands };
+// An optimizer's step has z as kX, theta as kOut, and two moments.
+enum Operand { kX, kG, kOut, kFirst, kSecond, kOperands };
 
 struct Layout {
   struct Dim {

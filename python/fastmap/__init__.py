@@ -19,6 +19,7 @@ from fastmap._functional import (
 )
 from fastmap._info import __version__, catalog, get_num_threads, info, set_num_threads
 from fastmap._map import Chain, Inverse, Map
+from fastmap.constraints import default_map, mirror, set_default_map
 from fastmap.maps import *  # noqa: F403 (the classes of the catalog)
 from fastmap.maps import __all__ as _map_names
 from fastmap.search import Record, Result, Trial, minimize
@@ -42,6 +43,7 @@ __all__ = [
     "audit",
     "catalog",
     "constrain",
+    "default_map",
     "forward",
     "forward_and_log_det",
     "get_num_threads",
@@ -53,7 +55,9 @@ __all__ = [
     "jacobian",
     "log_abs_det",
     "minimize",
+    "mirror",
     "pullback",
+    "set_default_map",
     "set_num_threads",
     "unconstrain",
 ]

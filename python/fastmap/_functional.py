@@ -55,10 +55,9 @@ def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: In
 def inverse(z: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
     """Search space to parameters, elementwise: theta = f⁻¹(z).
 
-    theta lies in the closed domain of the map for every z; where the codomain is unbounded, infinite z give the
-    bounds themselves. Refused are NaN, and z outside the closed codomain of a map that does not reach every
-    number (``BoxCox``, ``LogUnit``, ...); "clip" takes the nearest z in it. Parameters, returns and errors are as
-    in `forward`.
+    theta lies in the closed domain of the map for every z; infinite z give the bounds themselves. Refused are
+    NaN and, for a map that does not reach every number, z outside its closed codomain; "clip" takes the
+    nearest z in it. Parameters, returns and errors are as in `forward`.
     """
     return elementwise("inverse", "z", z, map, out, invalid)
 

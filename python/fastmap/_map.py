@@ -444,13 +444,22 @@ def build_classes() -> Iterator[type[CatalogMap]]:
         yield cls
 
 
+def interval_text(entry: dict[str, Any], which: str) -> str:
+    """The "domain" or "codomain" of a catalog entry, with brackets where its ends belong to it."""
+    low, high = entry[which]
+    closed = entry["closed"]
+    left = "[" if closed and low != "-inf" else "("
+    right = "]" if closed and high != "inf" else ")"
+    return f"{left}{low}, {high}{right}"
+
+
 def _docstring(entry: dict[str, Any]) -> str:
     formulas, ulp = entry["formulas"], entry["ulp"]
     return (
         f"{entry['doc']}\n\n"
         f"z = {formulas['forward']}, theta = {formulas['inverse']} (t is theta);\n"
-        f"domain ({entry['domain'][0]}, {entry['domain'][1]}), within {ulp[0]:g} ULP, "
-        f"derivatives {ulp[1]:g}."
+        f"from {interval_text(entry, 'domain')} onto {interval_text(entry, 'codomain')}, "
+        f"within {ulp[0]:g} ULP, derivatives {ulp[1]:g}."
     )
 
 

@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     shape = maps.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="all of the catalog")
     shape.add_argument("--stubs", action="store_true", help="the text of maps.pyi")
+    shape.add_argument("--markdown", action="store_true", help="the text of docs/maps.md")
     maps.set_defaults(command=_maps)
 
     info = commands.add_parser("info", help="versions, instruction set, threads, frameworks")
@@ -138,28 +139,73 @@ def _maps(args: argparse.Namespace) -> None:
         print(maps.stubs(), end="")
     elif args.json:
         print(json.dumps(fm.catalog(), indent=1))
+    elif args.markdown:
+        print(_catalog_markdown())
     else:
         print(_catalog_table())
 
 
+def _signature(entry: dict[str, Any]) -> str:
+    params = ", ".join(f"{p['name']}={p['default']:g}" for p in entry["params"])
+    return f"{entry['class_name']}({params})"
+
+
 def _catalog_table() -> str:
-    header = ("name", "class", "domain", "z = f(t), t is theta", "t = inverse of f", "ULP", "derivatives")
-    rows = [header]
+    from fastmap._map import interval_text
+
+    rows = [("name", "class", "domain", "codomain", "ULP", "derivatives", "monotone", "z = f(t), t is theta")]
     for entry in fm.catalog():
-        params = ", ".join(f"{p['name']}={p['default']:g}" for p in entry["params"])
-        value_ulp, derivative_ulp = entry["ulp"]
         rows.append(
             (
                 entry["name"],
-                f"{entry['class_name']}({params})",
-                f"({', '.join(entry['domain'])})",
+                _signature(entry),
+                interval_text(entry, "domain"),
+                interval_text(entry, "codomain"),
+                *(f"{ulp:g}" for ulp in entry["ulp"]),
+                entry["monotone"],
                 entry["formulas"]["forward"],
-                entry["formulas"]["inverse"],
-                f"{value_ulp:g}",
-                f"{derivative_ulp:g}",
             )
         )
     return _columns(rows)
+
+
+def _catalog_markdown() -> str:
+    """The text of `docs/maps.md`."""
+    from fastmap._map import interval_text
+
+    lines = [
+        "# The maps",
+        "",
+        "Written by `fastmap maps --markdown` from the catalog; a test compares. θ is `t` in the formulas.",
+        "Bounds are in units in the last place of the true result, for every input in the domain at the",
+        "published parameter sets; [tests/accuracy.json](../tests/accuracy.json) has what was measured.",
+        "Monotone: how it was checked that neighbouring float32 numbers never go the wrong way.",
+    ]
+    for entry in fm.catalog():
+        value_ulp, derivative_ulp = entry["ulp"]
+        formulas = entry["formulas"]
+        lines += [
+            "",
+            f"## {_signature(entry)}",
+            "",
+            f"{entry['doc']}",
+            "",
+            f"`{interval_text(entry, 'domain')}` onto `{interval_text(entry, 'codomain')}`, values within "
+            f"{value_ulp:g} ULP, derivatives within {derivative_ulp:g}; monotone: {entry['monotone']}.",
+            "",
+            *(f"- {label} = `{formulas[op]}`" for op, label in _LABELS.items()),
+        ]
+    return "\n".join(lines)
+
+
+_LABELS = {
+    "forward": "z",
+    "inverse": "θ",
+    "jacobian": "dz/dθ",
+    "inverse_jacobian": "dθ/dz",
+    "log_abs_det": "log abs dz/dθ",
+    "inverse_log_abs_det": "log abs dθ/dz",
+}
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

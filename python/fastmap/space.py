@@ -12,8 +12,9 @@ import numpy as np
 
 from fastmap import _native
 from fastmap._functional import Array, forward, inverse
-from fastmap._map import Chain, Map, MapLike, Sliced, resolve
-from fastmap.maps import Affine, Identity, Interval, Log, Softplus
+from fastmap._map import Map, MapLike, Sliced, resolve
+from fastmap.constraints import default_map
+from fastmap.maps import Identity, Log
 
 _JSON_VERSION = 1
 _WIDE = 1000  # high/low from which a positive box without a map is searched on a log scale
@@ -108,13 +109,12 @@ class Param:
         if self.map is not None:
             return self.map
         if self.low is not None and self.high is not None:
-            return Interval(self.low, self.high)
+            return default_map("interval", self.low, self.high)
         if self.low is not None:
-            return Softplus(low=self.low)
-        if self.high is not None:  # the mirror image, which increases too
-            negation = Affine(scale=-1)
-            return Chain(negation, Softplus(low=-self.high), negation)
-        return Identity()
+            return default_map("greater_than", self.low)
+        if self.high is not None:
+            return default_map("less_than", self.high)
+        return default_map("real")
 
     @property
     def box(self) -> tuple[float, float]:

@@ -1,0 +1,43 @@
+// One step of an optimizer on mapped parameters: theta is what the model sees, z is what moves.
+#pragma once
+
+#include <vector>
+
+#include "engine/dispatch.hpp"
+
+namespace fastmap {
+
+// How the gradient in theta becomes one in z: by the derivative dtheta/dz; as it is (mirror descent); or by the
+// derivative held inside [clamp_low, clamp_high].
+enum class Gradient { chain, dual, clamped };
+// What weight decay shrinks.
+enum class Decay { none, z, theta };
+
+// What the parameters of one group share in a step.
+struct StepGroup {
+  Rule rule;
+  Gradient gradient;
+  double clamp_low, clamp_high;
+  Decay decay;
+  bool decoupled;  // from the gradient, as in AdamW
+  double weight_decay;
+  bool maximize;
+  RuleArgs args;
+};
+
+// One parameter: in its layout theta is kOut, z kX, the gradient kG, the moments kFirst and kSecond.
+struct StepTensor {
+  Segment segment;  // the storage is that of theta; z is stored in what that computes in
+  Storage gradient, moments;
+  const StepGroup* group;
+};
+
+// Moves z by its rule along factor times the gradient, and theta with it. Where z does not move, theta keeps its
+// bits. Throws std::invalid_argument, before any write, where a parameter of a map is wrong for its storage.
+void step(const std::vector<StepTensor>& tensors, double factor);
+
+// The sum of squares of the gradients, with respect to theta or to z; not finite if a gradient is not. Fixed blocks,
+// then their sums pairwise: the bits do not depend on threads.
+double sum_of_squares(const std::vector<StepTensor>& tensors, bool of_z);
+
+}  // namespace fastmap

@@ -1,0 +1,89 @@
+"""Which map goes with a constraint on theta, unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from fastmap._map import Chain, Map, MapLike, resolve
+from fastmap.maps import Affine, Identity, Interval, Softplus
+
+Factory: TypeAlias = Callable[..., MapLike]  # from the bounds of the constraint to a map
+
+
+def mirror(map: MapLike) -> Chain:
+    """The mirror image of a map: z = -f(-theta), which turns a lower bound into an upper one.
+
+    It increases where f does, and negating is exact: it keeps the accuracy of f.
+
+    Examples
+    --------
+    >>> below_five = fm.mirror(fm.Softplus(low=-5))
+    """
+    negation = Affine(scale=-1)
+    return Chain(negation, resolve(map), negation)
+
+
+_factories: dict[str, Factory] = {
+    "real": Identity,
+    "positive": Softplus,
+    "nonnegative": Softplus,
+    "greater_than": lambda low: Softplus(low=low),
+    "less_than": lambda high: mirror(Softplus(low=-high)),
+    "interval": Interval,
+    "unit_interval": Interval,
+}
+
+
+def default_map(constraint: str, *bounds: float) -> Map:
+    """The map to an unbounded space that goes with a constraint.
+
+    Parameters
+    ----------
+    constraint : str
+        "real", "positive", "nonnegative", "greater_than" (one bound: low), "less_than" (high), "interval"
+        (low, high) or "unit_interval".
+    *bounds : float
+        As the constraint needs them.
+
+    Returns
+    -------
+    Map
+        `Softplus` for one bound, `Interval` for two, `Identity` for none, unless `set_default_map` said
+        otherwise. A `Param` without a map of its own takes it for gradient methods.
+
+    Raises
+    ------
+    ValueError
+        An unknown constraint.
+    TypeError
+        Not the bounds that it needs.
+    """
+    return resolve(_factory(constraint)(*bounds))
+
+
+def set_default_map(constraint: str, factory: Factory) -> Factory:
+    """Let another map go with a constraint, everywhere in this process.
+
+    Parameters
+    ----------
+    constraint : str
+        One of those of `default_map`.
+    factory : callable
+        From the bounds of the constraint to a map: ``fm.Log`` for "positive", for instance.
+
+    Returns
+    -------
+    callable
+        The former one, to put it back.
+    """
+    former = _factory(constraint)
+    _factories[constraint] = factory
+    return former
+
+
+def _factory(constraint: str) -> Factory:
+    try:
+        return _factories[constraint]
+    except KeyError:
+        raise ValueError(f"constraint: {constraint!r} is none of {', '.join(_factories)}") from None

@@ -1,0 +1,670 @@
+"""Optimizers of torch whose parameters move in a mapped space, in one native pass per step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastmap import _core, _native
+from fastmap._errors import DomainError
+from fastmap._functional import forward, inverse, inverse_jacobian
+from fastmap._map import Map, MapLike, resolve
+
+GradientMode: TypeAlias = Literal["chain", "dual", "clamped"]
+DecaySpace: TypeAlias = Literal["z", "theta"]
+NonFinite: TypeAlias = Literal["ignore", "skip", "raise"]
+
+_GRADIENTS = ("chain", "dual", "clamped")
+_DECAYS = ("none", "z", "theta")
+_NONFINITE = ("ignore", "skip", "raise")
+_ON_EDIT = ("resync", "raise")
+_STORED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def computed_dtype(p: Tensor) -> torch.dtype:
+    """What z is kept in beside a parameter."""
+    return torch.float64 if p.dtype is torch.float64 else torch.float32
+
+
+class MappedOptimizer(torch.optim.Optimizer):
+    """What the mapped optimizers share. theta stays the ``nn.Parameter``; z and the moments live here.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, named parameters or groups, as in torch. A group may have options of its own, ``map`` too.
+    defaults : dict
+        The options of a group.
+    max_norm : float, optional
+        Scale the gradients of all parameters so that their norm is at most this.
+    norm_space : {"theta", "z"}
+        Whose gradient that norm is of.
+    nonfinite : {"ignore", "skip", "raise"}
+        What a gradient with NaN or infinity does: spoil what it belongs to, as in torch; skip the whole step
+        (`skipped` counts them); or raise before anything is written.
+    on_edit : {"resync", "raise"}
+        What a step does that finds theta edited since the last one: z = f(theta) anew where it differs, or
+        RuntimeError. Edits through ``.data`` are invisible: call `resync`.
+    """
+
+    _step_supports_amp_scaling = True
+    _rule: ClassVar[int]
+    _moments: ClassVar[tuple[str, ...]]  # in the order of the native rule
+
+    def __init__(
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        *,
+        max_norm: float | None = None,
+        norm_space: Literal["theta", "z"] = "theta",
+        nonfinite: NonFinite = "ignore",
+        on_edit: Literal["resync", "raise"] = "resync",
+    ) -> None:
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"max_norm: must be positive, got {max_norm}")
+        _one_of("norm_space", norm_space, ("theta", "z"))
+        _one_of("nonfinite", nonfinite, _NONFINITE)
+        _one_of("on_edit", on_edit, _ON_EDIT)
+        self.max_norm, self.norm_space = max_norm, norm_space
+        self.nonfinite, self.on_edit = nonfinite, on_edit
+        self.skipped = 0
+        self._stepper = _core.Stepper()
+        self._versions: dict[Tensor, int] = {}
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with options of their own; see torch. Their z is f(theta) now."""
+        group = dict(param_group)
+        group["map"] = resolve("identity" if (m := group.get("map", self.defaults["map"])) is None else m)
+        if group["map"].program is None:
+            raise TypeError("map: a Space maps a flat buffer; give each parameter the map of its own")
+        self._check({**self.defaults, **group})
+        super().add_param_group(group)
+        added = self.param_groups[-1]
+        try:
+            for index, p in enumerate(added["params"]):
+                self._start(p, added, index)
+        except BaseException:  # nothing of a group that was refused stays
+            self.param_groups.pop()
+            for p in added["params"]:
+                self.state.pop(p, None)
+            raise
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """Refuse options that make no sense."""
+        for name in ("lr", "weight_decay", "eps"):
+            if name in group and not 0 <= float(group[name]) < math.inf:
+                raise ValueError(f"{name}: must not be negative, got {group[name]}")
+        for beta in group.get("betas", ()):
+            if not 0 <= beta < 1:
+                raise ValueError(f"betas: must lie in [0, 1), got {group['betas']}")
+        _one_of("gradient", group["gradient"], _GRADIENTS)
+        _one_of("decay_space", group["decay_space"], _DECAYS)
+        low, high = group["clamp"]
+        if not 0 <= low <= high:
+            raise ValueError(f"clamp: expected 0 <= low <= high, got {group['clamp']}")
+
+    def _start(self, p: Tensor, group: dict[str, Any], index: int) -> None:
+        name = self._name(group, index)
+        if p.dtype not in _STORED or p.device.type != "cpu" or p.layout is not torch.strided:
+            raise TypeError(
+                f"{name}: expected a dense floating-point CPU tensor, got {p.dtype} on {p.device}"
+            )
+        if p.is_inference():
+            raise RuntimeError(f"{name}: is an inference tensor")
+        if not torch.empty_like(p).stride() == p.stride():  # which keeps the order of dense ones only
+            raise ValueError(f"{name}: its memory is not dense")
+        _native.row_strides(group["map"], tuple(p.shape), name)
+        dtype = computed_dtype(p)
+        state = self.state[p]
+        state["step"] = torch.tensor(0.0)
+        state["z"] = self._to_z(p, group, name)
+        moments = group["moments_dtype"] or dtype
+        for key in self._moments_of(group):
+            state[key] = torch.zeros_like(p, dtype=moments, requires_grad=False)
+        self._versions[p] = p._version
+
+    @staticmethod
+    def _to_z(p: Tensor, group: dict[str, Any], name: str) -> Tensor:
+        theta = p.detach().to(computed_dtype(p))
+        try:
+            return forward(theta, group["map"], out=torch.empty_like(theta))
+        except DomainError as error:
+            text = str(error).replace("theta", name, 1)
+            raise DomainError(text, name, error.count, error.index) from None
+
+    def _moments_of(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self._moments
+
+    @staticmethod
+    def _name(group: dict[str, Any], index: int) -> str:
+        names = group.get("param_names")
+        return str(names[index]) if names else f"params[{index}]"
+
+    @torch.no_grad()
+    @torch.compiler.disable
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model and returns the loss.
+
+        Returns
+        -------
+        loss or None
+            What the closure returned.
+
+        Raises
+        ------
+        ValueError
+            A gradient of another shape, device or kind, or buffers that overlap. Nothing has been written.
+        FloatingPointError
+            ``nonfinite="raise"`` and a gradient is not finite. Nothing has been written.
+        RuntimeError
+            ``on_edit="raise"`` and a parameter was edited since the last step.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and float(found_inf) != 0:
+            return loss
+        scale = getattr(self, "grad_scale", None)
+        factor = 1.0 if scale is None else 1 / float(scale)
+
+        rows, groups, moved = self._rows()
+        self._prepare(rows, groups, moved)
+        factor = self._clipped(factor, moved)
+        if math.isnan(factor):
+            self.skipped += 1
+            return loss
+        self._stepper.step(factor)
+        written: list[Tensor] = []
+        for p, _, _ in moved:
+            state = self.state[p]
+            state["step"] += 1
+            written += (p, state["z"], *(state[key] for key in self._moments if key in state))
+        torch.autograd.graph.increment_version(written)
+        for p, _, _ in moved:
+            self._versions[p] = p._version
+        return loss
+
+    def _rows(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[Any]]:
+        """What takes part in this step, as `_core.Stepper` takes it, and its (parameter, group, index)."""
+        rows: list[tuple[Any, ...]] = []
+        groups: list[tuple[Any, ...]] = []
+        moved = []
+        for group in self.param_groups:
+            m = group["map"]
+            by_step: dict[int, int] = {}  # parameters of a group that joined later count their own steps
+            for index, p in enumerate(group["params"]):
+                if p.grad is None:
+                    continue
+                if p._version != self._versions[p]:
+                    self._edited(p, group, index)
+                state = self.state[p]
+                number = int(state["step"]) + 1
+                if number not in by_step:
+                    by_step[number] = len(groups)
+                    groups.append(self._native_group(group, number))
+                first, second = (*map(state.get, self._moments), None, None)[:2]
+                strides = tuple(_native.row_strides(m, tuple(p.shape), "theta")) if m.shape else ()
+                rows.append((m.program, strides, by_step[number], p, p.grad, state["z"], first, second))
+                moved.append((p, group, index))
+        return rows, groups, moved
+
+    def _prepare(self, rows: list[tuple[Any, ...]], groups: list[tuple[Any, ...]], moved: list[Any]) -> None:
+        """Every check of the buffers; nothing is written."""
+        bad = self._stepper.prepare(rows, groups)
+        if bad >= 0 or any(row[4].is_neg() for row in rows):
+            self._explain(bad, rows, moved)
+
+    def _native_group(self, group: dict[str, Any], number: int) -> tuple[Any, ...]:
+        """What `_core.Stepper` takes for the parameters of a group that take their step of this number."""
+        beta1, beta2 = group.get("betas", (group.get("momentum", 0.0), 0.0))
+        decays = group["weight_decay"] != 0
+        return (
+            self._rule,
+            _GRADIENTS.index(group["gradient"]),
+            *(float(v) for v in group["clamp"]),
+            _DECAYS.index(group["decay_space"]) if decays else 0,
+            bool(group["decoupled_weight_decay"]),
+            float(group["weight_decay"]),
+            bool(group["maximize"]),
+            float(group["lr"]),
+            float(beta1),
+            float(beta2),
+            float(group.get("eps", 0.0)),
+            float(group.get("dampening", 0.0)),
+            number,
+            bool(group.get("nesterov", False)),
+        )
+
+    def _clipped(self, factor: float, moved: list[Any]) -> float:
+        """The factor of all gradients; NaN where the step is to be skipped."""
+        if self.max_norm is None and self.nonfinite == "ignore":
+            return factor
+        of_z = self.max_norm is not None and self.norm_space == "z"
+        norm = math.sqrt(self._stepper.sum_of_squares(of_z)) * factor
+        if not math.isfinite(norm) and self.nonfinite != "ignore":
+            if self.nonfinite == "skip":
+                return math.nan
+            for p, group, index in moved:
+                bad = ~torch.isfinite(p.grad)
+                if count := int(bad.sum()):
+                    first = tuple(int(i) for i in bad.nonzero()[0])
+                    name = self._name(group, index)
+                    raise FloatingPointError(
+                        f"{name}: {count} gradients are not finite, first at index {first}"
+                    )
+            raise FloatingPointError("the norm of the gradients overflows")
+        if self.max_norm is None:
+            return factor
+        return factor * min(1.0, self.max_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
+
+    def _explain(self, bad: int, rows: list[Any], moved: list[Any]) -> None:
+        """Raise what is wrong with a parameter that the native step cannot take."""
+        numbers = range(len(rows)) if bad < 0 else [bad]
+        for i in numbers:
+            p, grad, z, *moments = rows[i][3:]
+            group, index = moved[i][1:]
+            name = self._name(group, index)
+            if grad.is_sparse or grad.layout is not torch.strided:
+                raise TypeError(f"{name}: sparse gradients are not supported; use a dense one")
+            if grad.is_neg():
+                raise TypeError(f"{name}: the gradient has the negative bit set; call resolve_neg() on it")
+            if grad.device != p.device:
+                raise ValueError(f"{name}: the gradient is on {grad.device}, the parameter on {p.device}")
+            if grad.shape != p.shape:
+                raise ValueError(f"{name}: gradient of shape {tuple(grad.shape)} for {tuple(p.shape)}")
+            if grad.dtype not in _STORED or computed_dtype(grad) != computed_dtype(p):
+                raise TypeError(f"{name}: gradient of dtype {grad.dtype} for {p.dtype}")
+            if type(grad) is not Tensor:
+                raise TypeError(f"{name}: gradient of type {type(grad).__name__} is not supported")
+            for key, buffer in (("z", z), *zip(self._moments, moments, strict=False)):
+                if buffer is not None and (buffer.shape != p.shape or buffer.stride() != p.stride()):
+                    raise ValueError(f"{name}: its state {key!r} has another layout; call resync()")
+        if bad >= 0:
+            raise ValueError(f"{name}: its memory is not dense, or overlaps that of another parameter")
+
+    def _edited(self, p: Tensor, group: dict[str, Any], index: int) -> None:
+        if self.on_edit == "raise":
+            raise RuntimeError(f"{self._name(group, index)}: was edited since the last step; call resync()")
+        self._resync(p, group, index)
+
+    @torch.no_grad()
+    def resync(self) -> None:
+        """z = f(theta) anew, after an edit of theta; where f⁻¹(z) is theta already, z stays to the bit.
+
+        Raises
+        ------
+        DomainError
+            theta outside the domain of its map.
+        """
+        for group in self.param_groups:
+            for index, p in enumerate(group["params"]):
+                self._resync(p, group, index)
+
+    def _resync(self, p: Tensor, group: dict[str, Any], index: int) -> None:
+        z, m = self.state[p]["z"], group["map"]
+        theta = p.detach().to(z.dtype)
+        fresh = forward(theta, m, invalid="nan")
+        # theta on a bound has no finite z, and needs none where it comes from one.
+        changed = inverse(z, m, invalid="nan").to(p.dtype) != p.detach()
+        if (bad := changed & ~torch.isfinite(fresh)).any():
+            first = tuple(int(i) for i in bad.nonzero()[0])
+            name = self._name(group, index)
+            count = int(bad.sum())
+            text = f"{name}: {count} edited values are outside the domain of {m!r}, first at index {first}"
+            raise DomainError(text, name, count, first)
+        z.copy_(torch.where(changed, fresh, z))
+        self._versions[p] = p._version
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch has it, maps as plain data: loads under ``weights_only=True``, without fastmap."""
+        result: dict[str, Any] = super().state_dict()
+        for group in result["param_groups"]:
+            group["map"] = group["map"].to_json()
+        return result
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any], *, resync: bool = False) -> None:
+        """Take over the state of such an optimizer, or of torch's own with the same rule.
+
+        Parameters
+        ----------
+        state_dict : dict
+            Of this class; or of the one of torch, whose moments become those of z by the derivative at theta.
+        resync : bool
+            Where a group was saved with another map: start anew from theta instead of refusing.
+
+        Raises
+        ------
+        ValueError
+            The groups differ, or their maps do.
+        """
+        saved_groups = state_dict["param_groups"]
+        if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.param_groups]:
+            raise ValueError("state_dict: its groups of parameters differ from those of this optimizer")
+        maps = [group["map"] for group in self.param_groups]
+        for number, (saved, m) in enumerate(zip(saved_groups, maps, strict=True)):
+            if "map" in saved and saved["map"] != _plain(m) and not resync:
+                raise ValueError(
+                    f"state_dict: group {number} was saved with the map {saved['map']}, and has {_plain(m)}; "
+                    "resync=True starts it anew from theta"
+                )
+        own_options = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
+        groups = [
+            {**own, **saved, "map": m} for own, saved, m in zip(own_options, saved_groups, maps, strict=True)
+        ]
+        super().load_state_dict({**state_dict, "param_groups": groups})
+        for saved, group in zip(saved_groups, self.param_groups, strict=True):
+            other_map = saved.get("map", _plain(group["map"])) != _plain(group["map"])
+            for index, (number, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
+                self._load(p, group, index, {} if other_map else state_dict["state"].get(number, {}))
+
+    def _load(self, p: Tensor, group: dict[str, Any], index: int, saved: dict[str, Any]) -> None:
+        """The state of one parameter, in its own dtypes: torch has cast it to that of theta."""
+        self.state[p] = {}
+        self._start(p, group, index)
+        state = self.state[p]
+        if "step" in saved:
+            state["step"].fill_(float(saved["step"]))
+        for key in state.keys() & saved.keys() - {"step"}:
+            state[key].copy_(saved[key])
+        if saved and "z" not in saved:  # of an optimizer without maps: moments of the gradient in theta
+            slope = inverse_jacobian(state["z"], group["map"])
+            for power, key in enumerate(self._moments, start=1):
+                if key in state and key in saved:
+                    state[key].mul_(slope**power)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        names = ("max_norm", "norm_space", "nonfinite", "on_edit", "skipped")
+        return {**state, **{name: getattr(self, name) for name in names}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._stepper = _core.Stepper()
+        self._versions = {p: p._version for group in self.param_groups for p in group["params"]}
+
+
+def _plain(m: Map) -> Any:
+    return m.to_json()
+
+
+def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _options(
+    map: MapLike | None,
+    gradient: GradientMode,
+    clamp: tuple[float, float],
+    decay_space: DecaySpace,
+    moments: Any,
+) -> dict[str, Any]:
+    return {
+        "map": map,
+        "gradient": gradient,
+        "clamp": clamp,
+        "decay_space": decay_space,
+        "moments_dtype": moments,
+    }
+
+
+def _refuse(**flags: object) -> None:
+    """Keywords of torch that would change what a step does, and are not there."""
+    reasons = {
+        "amsgrad": "the running maximum is not kept",
+        "capturable": "there is no CUDA graph to capture on the CPU",
+        "differentiable": "the native step is not recorded by autograd",
+    }
+    for name, value in flags.items():
+        if value:
+            raise NotImplementedError(f"{name}: {reasons[name]}")
+
+
+_COMMON = """
+    map : Map or str, optional
+        The map of all parameters; groups may have their own. None: the identity.
+    gradient : {"chain", "dual", "clamped"}
+        How the gradient in theta becomes one in z: times dtheta/dz; as it is (mirror descent: with `Log` the
+        exponentiated gradient); or times dtheta/dz held inside `clamp`.
+    clamp : (float, float)
+        The least and the largest derivative of "clamped".
+    decay_space : {"theta", "z", "none"}
+        What weight decay shrinks: the parameter, or z (which a `Log` would draw to theta = 1).
+    moments_dtype : torch.dtype, optional
+        ``torch.bfloat16`` halves the memory of the moments. Default: that of z, float32 (float64 for float64).
+    maximize : bool
+        Ascend instead.
+    foreach, fused : bool, optional
+        Accepted and ignored: a step is always one native call.
+    **options
+        `max_norm`, `norm_space`, `nonfinite`, `on_edit`: see `MappedOptimizer`.
+"""
+
+
+class Adam(MappedOptimizer):
+    __doc__ = f"""Adam in the mapped space: ``torch.optim.Adam`` with bounds and scales.
+
+    theta stays the ``nn.Parameter``; the gradient is pulled back to z = f(theta), Adam moves z, and
+    theta = f⁻¹(z) is written, for all parameters in one native pass.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay, decoupled_weight_decay
+        As in torch. `lr` is in units of z: for `Log` a relative change. See `convert_lr`.{_COMMON}"""
+
+    _rule = 1
+    _moments = ("exp_avg", "exp_avg_sq")
+    _decoupled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        map: MapLike | None = None,
+        gradient: GradientMode = "chain",
+        clamp: tuple[float, float] = (0.0, math.inf),
+        decay_space: DecaySpace = "theta",
+        moments_dtype: torch.dtype | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        decoupled_weight_decay: bool | None = None,
+        **options: Any,
+    ) -> None:
+        _refuse(amsgrad=amsgrad, capturable=capturable, differentiable=differentiable)
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": self._decoupled
+            if decoupled_weight_decay is None
+            else decoupled_weight_decay,
+            "maximize": maximize,
+            **_options(map, gradient, clamp, decay_space, moments_dtype),
+        }
+        super().__init__(params, defaults, **options)
+
+
+class AdamW(Adam):
+    __doc__ = f"""AdamW in the mapped space: `Adam` with decoupled weight decay.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, weight_decay
+        As in torch.{_COMMON}"""
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
+
+
+class SGD(MappedOptimizer):
+    __doc__ = f"""Stochastic gradient descent in the mapped space, with momentum and Nesterov's variant.
+
+    Parameters
+    ----------
+    params, lr, momentum, dampening, weight_decay, nesterov
+        As in torch.{_COMMON}"""
+
+    _rule = 0
+    _moments = ("momentum_buffer",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        map: MapLike | None = None,
+        gradient: GradientMode = "chain",
+        clamp: tuple[float, float] = (0.0, math.inf),
+        decay_space: DecaySpace = "theta",
+        moments_dtype: torch.dtype | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        differentiable: bool = False,
+        **options: Any,
+    ) -> None:
+        _refuse(differentiable=differentiable)
+        if momentum < 0:
+            raise ValueError(f"momentum: must not be negative, got {momentum}")
+        if nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError("nesterov: needs a momentum and no dampening")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": False,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            **_options(map, gradient, clamp, decay_space, moments_dtype),
+        }
+        super().__init__(params, defaults, **options)
+
+    def _moments_of(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self._moments if group["momentum"] else ()
+
+
+class MirrorDescent(SGD):
+    """Mirror descent: z moves along the gradient in theta. With `Log`, the exponentiated gradient.
+
+    The mirror map is the map: theta = f⁻¹(z), z ← z − lr dL/dtheta (Beck and Teboulle 2003).
+
+    Parameters
+    ----------
+    params, lr, momentum, weight_decay
+        As in `SGD`.
+    map : Map or str, optional
+        The mirror map.
+    **options
+        Those of `SGD`, without `gradient`.
+    """
+
+    def __init__(self, params: Any, lr: float | Tensor = 1e-3, **options: Any) -> None:
+        super().__init__(params, lr, gradient="dual", **options)
+
+
+class Lion(MappedOptimizer):
+    __doc__ = f"""Lion in the mapped space: steps of one size, by the sign of a momentum (Chen et al. 2023).
+
+    Parameters
+    ----------
+    params, lr, betas, weight_decay
+        Weight decay is decoupled, as in the paper.{_COMMON}"""
+
+    _rule = 2
+    _moments = ("exp_avg",)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        map: MapLike | None = None,
+        gradient: GradientMode = "chain",
+        clamp: tuple[float, float] = (0.0, math.inf),
+        decay_space: DecaySpace = "theta",
+        moments_dtype: torch.dtype | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        **options: Any,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": True,
+            "maximize": maximize,
+            **_options(map, gradient, clamp, decay_space, moments_dtype),
+        }
+        super().__init__(params, defaults, **options)
+
+
+@torch.no_grad()
+def convert_lr(lr: float, theta: Tensor, map: MapLike, to: Literal["z", "theta"] = "z") -> float:
+    """A learning rate of one space in the other.
+
+    Adam and Lion move every element by about `lr` per step. A step dz moves theta by dtheta/dz · dz, so the
+    rate that moves the median element of theta as before is lr · median |dz/dtheta|. Gradient descent
+    multiplies by the derivative twice; tune its rate anew.
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate in the other space.
+    theta : tensor
+        The parameter.
+    map : Map or str
+        Its map.
+    to : {"z", "theta"}
+        The space of the result.
+
+    Returns
+    -------
+    float
+    """
+    from fastmap._functional import jacobian
+
+    _one_of("to", to, ("z", "theta"))
+    slope = float(jacobian(theta.detach(), map).abs().median())
+    return lr * slope if to == "z" else lr / slope
