@@ -78,6 +78,17 @@ class Map:
         """The open interval of z that theta in the domain can reach."""
         return self._ends("codomain")
 
+    @property
+    def increasing(self) -> Any:
+        """Whether z grows with theta: a bool, or an array of them where the parameters are arrays."""
+        from fastmap import _functional
+
+        low, high = (
+            _functional.forward(np.broadcast_to(np.asarray(end, np.float64), self.shape), self, invalid="nan")
+            for end in self.domain
+        )
+        return bool(low < high) if self.shape == () else low < high
+
     @abstractmethod
     def _ends(self, which: str) -> tuple[Any, Any]:
         """The ends of the "domain" or "codomain"."""

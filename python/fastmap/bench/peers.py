@@ -6,8 +6,10 @@ its functions. Peers that can write into a given output do so.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import math
+import operator
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -64,6 +66,15 @@ def _sigmoid(library: Any, x: Any, out: Any) -> None:
     library.reciprocal(out, out=out)
 
 
+def _power(library: Any, x: Any, out: Any) -> None:
+    (library.power if library is np else library.pow)(x, 0.5, out=out)
+
+
+def _exp10(library: Any, x: Any, out: Any) -> None:
+    library.multiply(x, math.log(10), out=out)
+    library.exp(out, out=out)
+
+
 # With the output given, in the functions that NumPy and torch both have.
 _IN_PLACE: dict[Key, Callable[[Any, Any, Any], None]] = {
     ("identity", "forward"): lambda lib, x, out: lib.add(x, 0.0, out=out),
@@ -84,6 +95,24 @@ _IN_PLACE: dict[Key, Callable[[Any, Any, Any], None]] = {
     ("asinh", "inverse"): _steps("sinh"),
     ("symlog", "forward"): _signed("log1p"),
     ("symlog", "inverse"): _signed("expm1"),
+    ("log1p", "forward"): _steps("log1p"),
+    ("log1p", "inverse"): _steps("expm1"),
+    ("log2", "forward"): _steps("log2"),
+    ("log2", "inverse"): _steps("exp2"),
+    ("log10", "forward"): _steps("log10"),
+    ("log10", "inverse"): _exp10,
+    ("sqrt", "forward"): _steps("sqrt"),
+    ("sqrt", "inverse"): _steps("square"),
+    ("reciprocal", "forward"): _steps("reciprocal"),
+    ("reciprocal", "inverse"): _steps("reciprocal"),
+    ("power", "forward"): _power,
+    ("power", "inverse"): _steps("square"),
+    ("signed_power", "forward"): _signed("sqrt"),
+    ("signed_power", "inverse"): _signed("square"),
+    ("arcsine", "forward"): _steps("arcsin"),
+    ("arcsine", "inverse"): _steps("sin"),
+    ("min_max", "forward"): lambda lib, x, out: lib.multiply(x, 1.0, out=out),
+    ("min_max", "inverse"): lambda lib, x, out: lib.multiply(x, 1.0, out=out),
 }
 
 # What torch has as one function.
@@ -97,6 +126,8 @@ _TORCH: dict[Key, str] = {
     ("tanh", "inverse"): "tanh",
     ("asinh", "forward"): "asinh",
     ("asinh", "inverse"): "sinh",
+    ("probit", "forward"): "special.ndtri",
+    ("probit", "inverse"): "special.ndtr",
 }
 
 # Their forward is fastmap's inverse.
@@ -105,6 +136,7 @@ _TRANSFORMS: dict[str, str] = {
     "interval": "SigmoidTransform",
     "softplus": "SoftplusTransform",
     "tanh": "TanhTransform",
+    "probit": "CumulativeDistributionTransform",
 }
 
 
@@ -131,14 +163,14 @@ def _torch_runs(torch: Any, m: CatalogMap, direction: str, x: Any, out: Any) -> 
     key = (m.name, direction)
     natural = _natural(torch, m, direction)
     yield "torch", lambda: natural(x)
-    if key in _TORCH and "." not in _TORCH[key]:
-        function = getattr(torch, _TORCH[key])
-        yield "torch out", lambda: function(x, out=out)
+    if key in _TORCH and not _TORCH[key].startswith("nn."):
+        yield "torch out", lambda: natural(x, out=out)
     elif key in _IN_PLACE:
         in_place = _IN_PLACE[key]
         yield "torch out", lambda: in_place(torch, x, out)
     if m.name in _TRANSFORMS:
-        transform = getattr(torch.distributions.transforms, _TRANSFORMS[m.name])()
+        normal = [torch.distributions.Normal(0.0, 1.0)] if m.name == "probit" else []
+        transform = getattr(torch.distributions.transforms, _TRANSFORMS[m.name])(*normal)
         transform = transform if direction == "inverse" else transform.inv
         yield "torch.distributions", lambda: transform(x)
 
@@ -149,16 +181,14 @@ def _numpy_runs(
     if (m.name, direction) in _IN_PLACE:
         in_place = _IN_PLACE[m.name, direction]
         yield "numpy", lambda: in_place(np, x, out)
-    else:
-        by_numpy = formula(m, direction, np)
+    elif (by_numpy := formula(m, direction, np)) is not None:
         yield "numpy", lambda: by_numpy(x)
-    if compiled.wanted and (numexpr := optional("numexpr")) is not None:
-        text = _numexpr_text(m, direction)
+    text = _numexpr_text(m, direction)
+    if compiled.wanted and text and (numexpr := optional("numexpr")) is not None:
         names = {"x": x, **{k: x.dtype.type(v) for k, v in m.params.items()}}
         yield "numexpr", lambda: numexpr.evaluate(text, names, out=out, casting="same_kind")
-    if x.size <= LARGEST_FOR_PYTHON:
+    if x.size <= LARGEST_FOR_PYTHON and (by_python := formula(m, direction, math)) is not None:
         numbers = x.tolist()
-        by_python = formula(m, direction, math)
 
         def loop() -> list[float]:
             result = []
@@ -170,15 +200,10 @@ def _numpy_runs(
         yield "comprehension", lambda: [by_python(t) for t in numbers]
 
 
-def _natural(torch: Any, m: CatalogMap, direction: str) -> Callable[[Any], Any]:
+def _natural(torch: Any, m: CatalogMap, direction: str) -> Any:
     """The mapping as a torch user writes it."""
     name = _TORCH.get((m.name, direction))
-    if name is None:
-        return formula(m, direction, torch)
-    function = torch
-    for part in name.split("."):
-        function = getattr(function, part)
-    return function  # type: ignore[no-any-return]
+    return formula(m, direction, torch) if name is None else operator.attrgetter(name)(torch)
 
 
 class Compiled:
@@ -222,26 +247,60 @@ class Compiled:
         return torch.compile(into, dynamic=True)
 
 
-def formula(m: CatalogMap, direction: str, library: ModuleType) -> Callable[[Any], Any]:
-    """The catalog's formula as a function of one variable, in the functions of `library`."""
-    names = ("log", "log1p", "exp", "expm1", "sqrt", "abs", "sign", "sinh", "cosh", "tanh")
-    scope: dict[str, Any] = {name: getattr(library, name, None) for name in names}
-    scope["asinh"] = getattr(library, "asinh", None) or getattr(library, "arcsinh", None)
+class _Branches(ast.NodeTransformer):
+    """where(condition, yes, no) as an expression that evaluates one of the two."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "where":
+            return ast.IfExp(*node.args)
+        return node
+
+
+def _special(library: ModuleType) -> Any:
+    """Where a library has ndtr and ndtri; None if nowhere."""
+    name = {"numpy": "scipy", "jax.numpy": "jax.scipy"}.get(library.__name__, library.__name__)
+    return optional(f"{name}.special") if name != "math" else None
+
+
+def formula(m: CatalogMap, direction: str, library: ModuleType) -> Callable[[Any], Any] | None:
+    """The catalog's formula as a function of one variable, by the functions of `library`; None: one lacks."""
+    hyperbolic = ("sinh", "cosh", "tanh", "asinh")
+    trigonometric = ("sin", "cos", "tan", "asin", "atan")
+    names = ("log", "log1p", "exp", "expm1", "sqrt", "abs", "sign", "where", *hyperbolic, *trigonometric)
+    scope: dict[str, Any] = {
+        name: getattr(library, name, None) or getattr(library, name.replace("a", "arc", 1), None)
+        for name in names
+    }
     scope["abs"] = scope["abs"] or abs
     scope["sign"] = scope["sign"] or (lambda v: math.copysign(1.0, v))
+    special = _special(library)
+    scope["ndtr"] = getattr(special, "ndtr", None)
+    if special is not None:
+        scope["probit"] = lambda p, q: special.ndtri(p / (p + q))
     variable = "t" if direction == "forward" else "z"
     text = m.entry["formulas"][direction]
     if text == variable:  # the identity: a copy
         text = f"{variable} * 1"
-    scope |= m.params
-    return eval(f"lambda {variable}: {text}", scope)  # type: ignore[no-any-return]
+    tree = ast.parse(f"lambda {variable}: {text}", mode="eval")
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call)}  # type: ignore[attr-defined]
+    if library is math:
+        tree = ast.fix_missing_locations(_Branches().visit(tree))
+        called -= {"where"}
+    if any(scope.get(name) is None for name in called):
+        return None
+    scope |= {"pi": math.pi, **m.params}
+    return eval(compile(tree, m.name, "eval"), scope)  # type: ignore[no-any-return]
 
 
 def _numexpr_text(m: CatalogMap, direction: str) -> str:
-    """The catalog's formula in the words of numexpr, of the variable x."""
+    """The catalog's formula in the words of numexpr, of the variable x; empty if it lacks one."""
     variable = "t" if direction == "forward" else "z"
     text = re.sub(rf"\b{variable}\b", "x", m.entry["formulas"][direction])
-    return text.replace("asinh", "arcsinh").replace("sign(x)", "where(x < 0, -1, 1)")
+    if "ndtr" in text or "probit" in text:
+        return ""
+    text = re.sub(r"\ba(sinh|sin|tan)\b", r"arc\1", text.replace("pi", repr(math.pi)))
+    return text.replace("sign(x)", "where(x < 0, -1, 1)")
 
 
 def optional(name: str) -> Any:

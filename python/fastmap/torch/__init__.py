@@ -1,5 +1,36 @@
-"""torch: optimizers whose parameters move in a mapped space. Needs the extra ``fastmap[torch]``."""
+"""torch: optimizers whose parameters move in a mapped space, and maps in torch's own places.
 
+Needs the extra ``fastmap[torch]``.
+"""
+
+from fastmap.torch._modules import (
+    Mapped,
+    MapTransform,
+    Parametrization,
+    as_transform,
+    from_constraint,
+    parametrization,
+    register_transforms,
+    space,
+    to_constraint,
+)
 from fastmap.torch._optim import SGD, Adam, AdamW, Lion, MappedOptimizer, MirrorDescent, convert_lr
 
-__all__ = ["SGD", "Adam", "AdamW", "Lion", "MappedOptimizer", "MirrorDescent", "convert_lr"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Lion",
+    "MapTransform",
+    "Mapped",
+    "MappedOptimizer",
+    "MirrorDescent",
+    "Parametrization",
+    "as_transform",
+    "convert_lr",
+    "from_constraint",
+    "parametrization",
+    "register_transforms",
+    "space",
+    "to_constraint",
+]

@@ -329,7 +329,7 @@ class MappedOptimizer(torch.optim.Optimizer):
         self._versions[p] = p._version
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as torch has it, maps as plain data: loads under ``weights_only=True``, without fastmap."""
+        """The state as torch has it, maps as plain data: it loads without fastmap."""
         result: dict[str, Any] = super().state_dict()
         for group in result["param_groups"]:
             group["map"] = group["map"].to_json()
@@ -445,7 +445,7 @@ _COMMON = """
     decay_space : {"theta", "z", "none"}
         What weight decay shrinks: the parameter, or z (which a `Log` would draw to theta = 1).
     moments_dtype : torch.dtype, optional
-        ``torch.bfloat16`` halves the memory of the moments. Default: that of z, float32 (float64 for float64).
+        ``torch.bfloat16`` halves the memory of the moments. Default: as z, float32 (float64 for float64).
     maximize : bool
         Ascend instead.
     foreach, fused : bool, optional
