@@ -65,12 +65,13 @@ template <class T> inline HiLo<T> round_to(HiLo<double> x) {
 }
 template <> inline HiLo<double> round_to<double>(HiLo<double> x) { return x; }
 
-// Constants of log(c sech^2 x) for sqrt(c): root = acosh(sqrt(c)).
+// Constants of log(c sech^2 x) for sqrt(c): root = acosh(sqrt(c)), out of reach where there is none.
 template <class T> inline math::LogSech2<T> log_sech2(HiLo<double> sqrt_c) {
   const HiLo<double> log_sqrt_c = log(sqrt_c), minus_1 = add(sqrt_c, {-1, 0}), plus_1 = add(sqrt_c, {1, 0});
+  const bool has_root = minus_1.hi > 0;
   const HiLo<double> root = log(add(sqrt_c, multiply(sqrt(minus_1), sqrt(plus_1))));
-  return {round_to<T>({2 * log_sqrt_c.hi, 2 * log_sqrt_c.lo}), minus_1.hi > 0, round_to<T>(root),
-          round_to<T>(divide({0.5, 0}, sqrt_c))};
+  return {round_to<T>({2 * log_sqrt_c.hi, 2 * log_sqrt_c.lo}), has_root,
+          has_root ? round_to<T>(root) : HiLo<T>{Float<T>::max, 0}, round_to<T>(divide({0.5, 0}, sqrt_c))};
 }
 
 }  // namespace host

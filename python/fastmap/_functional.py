@@ -139,8 +139,9 @@ def pullback(
     invalid : {"raise", "nan", "clip"}, optional
         What to do with a z that is NaN, as in `forward`.
     """
-    m, policy = resolve(map), _native.policy_code(invalid)
-    if (torch := _torch_for(z)) is not None:
+    m, torch = resolve(map), _torch_for(z)
+    policy = _policy(invalid, torch)
+    if torch is not None:
         return torch.pullback(grad_theta, z, m, out, policy)
     x, grad = _native.as_array(z, "z"), _native.as_array(grad_theta, "grad_theta")
     if grad.dtype != x.dtype:
@@ -165,8 +166,9 @@ def elementwise(
     op: str, argument: str, x: Array, map: MapLike, out: Array | None, invalid: Invalid | None
 ) -> Array:
     """An elementwise operation by its name, with any policy."""
-    m, policy = resolve(map), _native.policy_code(invalid)
-    if (torch := _torch_for(x)) is not None:
+    m, torch = resolve(map), _torch_for(x)
+    policy = _policy(invalid, torch)
+    if torch is not None:
         return torch.elementwise(op, argument, x, m, out, policy)
     if _core.apply_arrays(_core.OPS[op], m.program, policy, x, out):
         return out  # plain arrays, nothing to refuse: by far the most frequent call
@@ -213,8 +215,9 @@ def _by_name(
 def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis, invalid: Invalid | None) -> Array:
     if axis == ():
         return elementwise(op, argument, x, map, None, invalid)
-    m, policy = resolve(map), _native.policy_code(invalid)
-    if (torch := _torch_for(x)) is not None:
+    m, torch = resolve(map), _torch_for(x)
+    policy = _policy(invalid, torch)
+    if torch is not None:
         return torch.log_det(op, argument, x, m, axis, policy)
     array = _native.as_array(x, argument)
     return _native.log_det(op, m, array, axis, argument=argument, policy=policy)[()]
@@ -229,8 +232,9 @@ def _value_and_log_det(
     out: Array | None,
     invalid: Invalid | None,
 ) -> tuple[Array, Array]:
-    m, policy = resolve(map), _native.policy_code(invalid)
-    if (torch := _torch_for(x)) is not None:
+    m, torch = resolve(map), _torch_for(x)
+    policy = _policy(invalid, torch)
+    if torch is not None:
         return torch.value_and_log_det(op, log_op, argument, x, m, out, policy)
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
@@ -243,6 +247,13 @@ def _returned(result: Array, x: Array, out: Array | None) -> Array:
     if out is not None:
         return out
     return result if isinstance(x, np.ndarray) or result.ndim else result[()]
+
+
+def _policy(invalid: Invalid | None, torch: ModuleType | None) -> int:
+    """The code of a policy; None means "raise", and "nan" where a call runs later than it is made."""
+    if invalid is None and torch is not None and torch.is_transformed():
+        return _native.policy_code("nan")
+    return _native.policy_code(invalid)
 
 
 def _torch_for(x: Array) -> ModuleType | None:

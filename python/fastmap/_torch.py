@@ -1,14 +1,19 @@
 """Torch tensors: checks, autograd, then the same native calls on NumPy views of their memory.
 
-Inside `torch.compile` the entries below are graph breaks: the compiler cannot see through native calls.
+Eager calls go straight to the engine. Inside ``torch.compile`` and ``torch.export``, which cannot see through
+native calls, they are the operators ``fastmap::elementwise`` and ``fastmap::log_det``.
 """
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import _C, Tensor
+from torch.autograd import forward_ad
 
 from fastmap import _core, _native
 from fastmap._map import Map
@@ -31,32 +36,34 @@ _LOG_DERIVATIVE = {
 }
 
 
-@torch.compiler.disable
 def elementwise(op: str, argument: str, x: Tensor, map: Map, out: Tensor | None, policy: int) -> Tensor:
     """op(x), differentiable where x requires grad."""
+    if torch.compiler.is_compiling():
+        result = torch.ops.fastmap.elementwise(x, op, argument, _text(map), policy)
+        return result if out is None else out.copy_(result)
     if tracked(x):
         _refuse_out(out, argument)
         return _Elementwise.apply(x, op, argument, map, policy)
     return _apply(op, argument, x, map, out, policy)
 
 
-@torch.compiler.disable
 def log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis, policy: int) -> Tensor:
     """Sums of op(x) over axis, in float64."""
+    axes = _native.normalized_axes(axis, x.ndim)
+    if torch.compiler.is_compiling():
+        return torch.ops.fastmap.log_det(x, op, argument, _text(map), axes, policy)
     if tracked(x):
-        return _LogDet.apply(x, op, argument, map, axis, policy)
-    return _log_det(op, argument, x, map, axis, policy)
+        return _LogDet.apply(x, op, argument, map, axes, policy)
+    return _log_det(op, argument, x, map, axes, policy)
 
 
-@torch.compiler.disable
 def value_and_log_det(
     op: str, log_op: str, argument: str, x: Tensor, map: Map, out: Tensor | None, policy: int
 ) -> tuple[Tensor, Tensor]:
     """op(x) and the sum of log_op(x)."""
-    if tracked(x):
-        _refuse_out(out, argument)
+    if torch.compiler.is_compiling() or tracked(x):
         # Two nodes: each has its own derivative, and a graph is built anyway.
-        value = elementwise(op, argument, x, map, None, policy)
+        value = elementwise(op, argument, x, map, out, policy)
         return value, log_det(log_op, argument, x, map, None, policy)
     array, result = memory(x, argument), output(out, x, argument)
     total = _native.log_det(
@@ -73,7 +80,6 @@ def value_and_log_det(
     return result, torch.from_numpy(total)
 
 
-@torch.compiler.disable
 def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None, policy: int) -> Tensor:
     """grad_theta times inverse_jacobian(z)."""
     if not isinstance(grad_theta, Tensor):
@@ -83,7 +89,7 @@ def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None, policy: i
         raise TypeError(f"grad_theta: dtype {grad_theta.dtype} differs from {z.dtype} of z")
     if grad_theta.shape != z.shape:
         raise ValueError(f"grad_theta: shape {tuple(grad_theta.shape)} differs from {tuple(z.shape)} of z")
-    if tracked(z) or tracked(grad_theta):
+    if torch.compiler.is_compiling() or tracked(z) or tracked(grad_theta):
         _refuse_out(out, "z")
         return grad_theta * elementwise("inverse_jacobian", "z", z, map, None, policy)
     return _apply("inverse_jacobian", "z", z, map, out, policy, grad_theta, "grad_theta")
@@ -100,6 +106,7 @@ class _Elementwise(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.op, ctx.argument, ctx.map, ctx.policy = inputs
         ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -107,45 +114,152 @@ class _Elementwise(torch.autograd.Function):
         grad = _times_derivative(grads[0], ctx.op, ctx.argument, x, ctx.map, ctx.policy)
         return grad, None, None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return _times_derivative(tangents[0], ctx.op, ctx.argument, x, ctx.map, ctx.policy)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, *rest: Any) -> Any:
+        # Parameters that are arrays belong to the last axes, so that one more in front changes nothing.
+        return _Elementwise.apply(x.movedim(in_dims[0], 0), *rest), 0
+
 
 class _LogDet(torch.autograd.Function):
     """A sum of log derivatives."""
 
     @staticmethod
-    def forward(x: Tensor, op: str, argument: str, map: Map, axis: Axis, policy: int) -> Tensor:
-        return _log_det(op, argument, x, map, axis, policy)
+    def forward(x: Tensor, op: str, argument: str, map: Map, axes: tuple[int, ...], policy: int) -> Tensor:
+        return _log_det(op, argument, x, map, axes, policy)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.op, ctx.argument, ctx.map, axis, ctx.policy = inputs
-        ctx.axes = _native.normalized_axes(axis, x.ndim)
+        x, ctx.op, ctx.argument, ctx.map, ctx.axes, ctx.policy = inputs
         ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (x,) = ctx.saved_tensors
-        grad = grads[0].to(x.dtype)
-        for axis in ctx.axes:
-            grad = grad.unsqueeze(axis)
+        grad = _spread(grads[0].to(x.dtype), ctx.axes)
         derivative = elementwise(_DERIVATIVE[ctx.op], ctx.argument, x, ctx.map, None, ctx.policy)
         return grad * derivative, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        derivative = elementwise(_DERIVATIVE[ctx.op], ctx.argument, x, ctx.map, None, ctx.policy)
+        return (tangents[0] * derivative).sum(ctx.axes, dtype=torch.float64)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, x: Tensor, op: str, argument: str, map: Map, axes: Any, policy: int
+    ) -> Any:
+        moved = tuple(axis + 1 for axis in axes)
+        return _LogDet.apply(x.movedim(in_dims[0], 0), op, argument, map, moved, policy), 0
+
+
+def _spread(grad: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The gradient of sums over axes, in a shape that broadcasts to what was summed."""
+    for axis in axes:
+        grad = grad.unsqueeze(axis)
+    return grad
 
 
 def _times_derivative(grad: Tensor, op: str, argument: str, x: Tensor, map: Map, policy: int) -> Tensor:
     """grad · d op(x)/dx; one fused pass unless the result must be differentiable itself."""
+    # A batch of gradients, as ``is_grads_batched=True`` has it, is one tensor to Python only.
+    plain = not (tracked(x) or tracked(grad)) and _C._dispatch_keys(grad).has(_C.DispatchKey.CPU)
+    if plain and op in _DERIVATIVE and not torch.compiler.is_compiling():
+        return _apply(_DERIVATIVE[op], argument, x, map, None, policy, grad)
+    return _chain_rule(grad, op, lambda name: elementwise(name, argument, x, map, None, policy))
+
+
+def _chain_rule(grad: Tensor, op: str, evaluate: Callable[[str], Tensor]) -> Tensor:
+    """grad times the derivative of op, from ops at the same point."""
     if op in _LOG_DERIVATIVE:
-        factor = elementwise(_LOG_DERIVATIVE[op], argument, x, map, None, policy)
-        return grad * elementwise(op, argument, x, map, None, policy) * factor
+        return grad * evaluate(op) * evaluate(_LOG_DERIVATIVE[op])
     if op not in _DERIVATIVE:
         raise NotImplementedError("third derivatives of a map are not available: it is differentiable twice")
-    derivative = _DERIVATIVE[op]
-    if torch.is_grad_enabled():  # create_graph=True
-        return grad * elementwise(derivative, argument, x, map, None, policy)
-    return _apply(derivative, argument, x, map, None, policy, grad)
+    return grad * evaluate(_DERIVATIVE[op])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def _text(map: Map) -> str:
+    """A map as an operator takes it."""
+    return json.dumps(map.to_json())
+
+
+@functools.lru_cache(maxsize=256)
+def _map_of(text: str) -> Map:
+    return Map.from_json(json.loads(text))
+
+
+_library = torch.library.Library("fastmap", "DEF")
+_library.define("elementwise(Tensor x, str op, str argument, str map, int policy) -> Tensor")
+_library.define("log_det(Tensor x, str op, str argument, str map, int[] axes, int policy) -> Tensor")
+
+
+@torch.library.impl(_library, "elementwise", "CPU")
+def _elementwise_op(x: Tensor, op: str, argument: str, map: str, policy: int) -> Tensor:
+    return _apply(op, argument, x, _map_of(map), None, policy)
+
+
+@torch.library.impl(_library, "log_det", "CPU")
+def _log_det_op(x: Tensor, op: str, argument: str, map: str, axes: list[int], policy: int) -> Tensor:
+    return _log_det(op, argument, x, _map_of(map), tuple(axes), policy)
+
+
+@torch.library.register_fake("fastmap::elementwise", lib=_library)
+def _elementwise_fake(x: Tensor, op: str, argument: str, map: str, policy: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("fastmap::log_det", lib=_library)
+def _log_det_fake(x: Tensor, op: str, argument: str, map: str, axes: list[int], policy: int) -> Tensor:
+    kept = [n for axis, n in enumerate(x.shape) if axis not in axes]
+    return x.new_empty(kept, dtype=torch.float64)
+
+
+def _keep_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, *ctx.rest = inputs
+    ctx.save_for_backward(x)
+
+
+def _elementwise_backward(ctx: Any, grad: Tensor) -> Any:
+    (x,) = ctx.saved_tensors
+    op, *rest = ctx.rest
+    evaluate = torch.ops.fastmap.elementwise
+    return _chain_rule(grad, op, lambda name: evaluate(x, name, *rest)), None, None, None, None
+
+
+def _log_det_backward(ctx: Any, grad: Tensor) -> Any:
+    (x,) = ctx.saved_tensors
+    op, argument, map, axes, policy = ctx.rest
+    derivative = torch.ops.fastmap.elementwise(x, _DERIVATIVE[op], argument, map, policy)
+    return _spread(grad.to(x.dtype), axes) * derivative, None, None, None, None, None
+
+
+torch.library.register_autograd(
+    "fastmap::elementwise", _elementwise_backward, setup_context=_keep_input, lib=_library
+)
+torch.library.register_autograd(
+    "fastmap::log_det", _log_det_backward, setup_context=_keep_input, lib=_library
+)
+
+
+def is_transformed() -> bool:
+    """Whether a call runs later or in another form than it is made: compiled, or under ``torch.func``."""
+    return torch.compiler.is_compiling() or _C._are_functorch_transforms_active()
 
 
 def tracked(x: Tensor) -> bool:
-    return x.requires_grad and torch.is_grad_enabled()
+    """Whether autograd, forward mode or a transform of ``torch.func`` follows x."""
+    return (
+        (x.requires_grad and torch.is_grad_enabled())
+        or _C._are_functorch_transforms_active()
+        or (forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None)
+    )
 
 
 def _refuse_out(out: Tensor | None, argument: str) -> None:
