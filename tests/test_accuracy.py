@@ -38,6 +38,36 @@ def test_errors_are_within_the_stated_bounds(entry: oracle.Entry, params: oracle
         assert row["worst_ulp"] <= row["bound"], row
 
 
+def random_params(entry: oracle.Entry, rng: np.random.Generator) -> oracle.Params:
+    """Any parameters that a user may give."""
+    values: list[float] = []
+    for p in entry["params"]:
+        size = float(np.exp2(rng.uniform(-10, 10)))
+        sign = float(rng.choice([-1.0, 1.0]))
+        values.append(
+            {
+                "finite": sign * float(np.exp2(rng.uniform(-6, 6))),
+                "nonzero": sign * size,
+                "lower_bound": sign * size,
+                "positive": float(np.exp2(rng.uniform(-3, 3))),
+                "positive_lower_bound": size,
+                "upper_bound": (values[-1] if values else 0.0) + size,
+            }[p["constraint"]]
+        )
+    return tuple(values)
+
+
+@each_dtype
+@pytest.mark.parametrize("entry", oracle.CATALOG, ids=[e["name"] for e in oracle.CATALOG])
+def test_errors_with_parameters_that_nobody_published(entry: oracle.Entry, dtype: type) -> None:
+    rng = np.random.default_rng(entry["id"])
+    for _ in range(20 if entry["params"] else 1):
+        params = random_params(entry, rng)
+        for op in oracle._core.OPS:
+            row = oracle.measure(entry, params, op, dtype, 2000)
+            assert row["worst_ulp"] <= row["bound"], row
+
+
 DEFAULTS = [(entry, params) for entry, params, default in oracle.cases() if default]
 each_default = pytest.mark.parametrize(("entry", "params"), DEFAULTS, ids=[e["name"] for e, _ in DEFAULTS])
 each_value = pytest.mark.parametrize("op", oracle.VALUE_OPS)

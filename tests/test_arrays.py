@@ -338,6 +338,39 @@ def test_stubs_are_current() -> None:
     assert path.read_text() == stubs(), "run: fastmap maps --stubs > python/fastmap/maps.pyi"
 
 
+def test_the_table_of_maps_is_current() -> None:
+    from pathlib import Path
+
+    from fastmap.cli import catalog_markdown
+
+    path = Path(__file__).parent.parent / "docs" / "maps.md"
+    assert path.read_text() == catalog_markdown() + "\n", "run: fastmap maps --markdown > docs/maps.md"
+
+
+def test_the_catalog_says_what_is_so() -> None:
+    for cls in CLASSES:
+        m, entry = cls(), cls.entry
+        assert entry["monotone"] in ("exact", "exhaustive", "sampled", "no")
+        low, high = m.domain
+        for end in {low, high} - {-np.inf, np.inf}:
+            refused = np.array([end])
+            if entry["closed"]:
+                fm.forward(refused, m)
+            else:
+                with pytest.raises(fm.DomainError):
+                    fm.forward(refused, m)
+        first, last = m.codomain
+        z = fm.forward(np.array([low, high]), m, invalid="nan")
+        np.testing.assert_allclose(np.sort(z), [first, last], rtol=1e-15)
+        assert m.increasing == (z[0] < z[1])
+        for end, beyond in ((first, -1), (last, 1)):
+            if np.isfinite(end):
+                with pytest.raises(fm.DomainError, match="outside the codomain"):
+                    fm.inverse(np.array([end + beyond]), m)
+                clipped = fm.inverse(np.array([end + beyond]), m, invalid="clip")
+                assert low <= clipped[0] <= high
+
+
 def test_catalog_and_info() -> None:
     info = fm.info()
     assert {"version", "isa", "isas", "threads", "compiler", "cuda", "frameworks"} <= set(info)

@@ -16,10 +16,9 @@ def test_example(code: str) -> None:
     exec(compile(code, "README.md", "exec"), {"__name__": "example"})
 
 
-def test_the_map_table_is_the_catalog() -> None:
+def test_the_readme_names_every_map() -> None:
     from fastmap.maps import CLASSES
 
-    table = TEXT[TEXT.index("| map |") :]
+    table = TEXT[TEXT.index("| for | maps |") :]
     for cls in CLASSES:
-        signature = ", ".join(p["name"] for p in cls.entry["params"])
-        assert f"`{cls.__name__}({signature})`" in table
+        assert re.search(rf"`{cls.__name__}[`(]", table), cls.__name__

@@ -12,7 +12,7 @@
 namespace fastmap::FM_ISA {
 namespace {
 
-template <class T> void multiply(const void* a_, const void* b_, void* out_, std::size_t n) {
+template <class T> void multiply_arrays(const void* a_, const void* b_, void* out_, std::size_t n) {
   const T *a = static_cast<const T*>(a_), *b = static_cast<const T*>(b_);
   T* out = static_cast<T*>(out_);
 #pragma GCC ivdep
@@ -22,7 +22,7 @@ template <class T> void multiply(const void* a_, const void* b_, void* out_, std
   }
 }
 
-template <class T> void add(const void* a_, const void* b_, void* out_, std::size_t n) {
+template <class T> void add_arrays(const void* a_, const void* b_, void* out_, std::size_t n) {
   const T *a = static_cast<const T*>(a_), *b = static_cast<const T*>(b_);
   T* out = static_cast<T*>(out_);
 #pragma GCC ivdep
@@ -189,8 +189,8 @@ void stream(const void* from_, void* to_, std::size_t bytes, const void* next_) 
 extern "C" {
 extern const fastmap::EngineTable FM_JOIN(fastmap_engine_, FM_ISA);
 const fastmap::EngineTable FM_JOIN(fastmap_engine_, FM_ISA){
-    {fastmap::FM_ISA::multiply<float>, fastmap::FM_ISA::multiply<double>},
-    {fastmap::FM_ISA::add<float>, fastmap::FM_ISA::add<double>},
+    {fastmap::FM_ISA::multiply_arrays<float>, fastmap::FM_ISA::multiply_arrays<double>},
+    {fastmap::FM_ISA::add_arrays<float>, fastmap::FM_ISA::add_arrays<double>},
     {fastmap::FM_ISA::clip<float>, fastmap::FM_ISA::clip<double>},
     {fastmap::FM_ISA::sum<float, false>, fastmap::FM_ISA::sum<double, false>},
     {fastmap::FM_ISA::sum<float, true>, fastmap::FM_ISA::sum<double, true>},

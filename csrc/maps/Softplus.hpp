@@ -26,11 +26,12 @@ struct Softplus {
     HiLo<T> log_beta;
     HiLo<T> root;    // beta z where theta == 0
     T root_sigmoid;  // sigmoid(root)
+    T root_tail;     // log1p(e^-root)
   };
   template <class T> static Args<T> prepare(const double* p) {
     const T beta = T(p[0]), low = T(p[1]);
     const int which = low < 0 ? 2 : beta == 1 && low == 0 ? 0 : 1;
-    Args<T> a{low, Float<T>::inf, which, beta, host::round_to<T>(host::log({double(beta), 0})), {0, 0}, 0};
+    Args<T> a{low, Float<T>::inf, which, beta, host::round_to<T>(host::log({double(beta), 0})), {0, 0}, 0, 0};
     if (low < 0) {
       const HiLo<double> y = two_product(-double(low), double(beta));
       // log(e^y - 1), and y itself where e^y overflows or is all there is.
@@ -41,6 +42,7 @@ struct Softplus {
       }
       a.root = host::round_to<T>(root);
       a.root_sigmoid = T(-math::expm1<Path::exact>(-y.hi));
+      a.root_tail = T(math::softplus<Path::exact>(-root.hi));
     }
     return a;
   }
@@ -80,15 +82,27 @@ struct Softplus {
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     if (a.which == 0) return math::softplus<P>(z);
     const HiLo<T> y = two_product(a.beta, z);
-    T v = a.low + math::softplus<P>(y) / a.beta;
-    if constexpr (P == Path::exact)
-      v = select((abs(y.hi) > -math::Constants<T>::exp_low - 2) & (z > 0), a.low + z, v);
-    if (a.which == 1) return v;
-    // Near the root y0: softplus y - softplus y0 = log1p(sigmoid(y0) expm1(y - y0)).
-    const HiLo<T> d = two_sum(y.hi, -a.root.hi);
+    const bool beyond = (abs(y.hi) > -math::Constants<T>::exp_low - 2) & (z > 0);
+    if (a.which == 1) {
+      const T v = a.low + math::softplus<P>(y) / a.beta;
+      if constexpr (P == Path::exact) return select(beyond, a.low + z, v);
+      return v;
+    }
+    // With the root y0: softplus y - softplus y0 = (y - y0) + log1p(e^-y) - log1p(e^-y0), where both are above 0;
+    // else theta is not small against low.
+    HiLo<T> d = two_sum(y.hi, -a.root.hi);
+    d.lo = d.lo + (y.lo - a.root.lo);
+    const bool above = y.hi > 0;
+    const T tail = math::softplus<P>(HiLo<T>{-abs(y.hi), select(above, -y.lo, y.lo)});
+    const HiLo<T> sum = two_sum(select(above, y.hi, T(0)), tail);
+    const HiLo<T> q = divide(HiLo<T>{sum.hi, sum.lo + select(above, y.lo, T(0))}, HiLo<T>{a.beta, 0});
+    const HiLo<T> shifted = two_sum(a.low, q.hi);
+    const T far = shifted.hi + (shifted.lo + q.lo);
+    T v = select(above & (a.root.hi > 0), (d.hi + (d.lo + (tail - a.root_tail))) / a.beta, far);
+    if constexpr (P == Path::exact) v = select(beyond, a.low + z, v);
+    // Next to it: log1p(sigmoid(y0) expm1(y - y0)).
     const bool near = abs(d.hi) < 1;
-    const HiLo<T> e = math::expm1_parts<P>(
-        HiLo<T>{select(near, d.hi, T(0)), select(near, d.lo + (y.lo - a.root.lo), T(0))});
+    const HiLo<T> e = math::expm1_parts<P>(HiLo<T>{select(near, d.hi, T(0)), select(near, d.lo, T(0))});
     const HiLo<T> p = two_product(a.root_sigmoid, e.hi), u = two_sum(T(1), p.hi);
     const T w = math::log<P>(HiLo<T>{u.hi, u.lo + (p.lo + a.root_sigmoid * e.lo)}) / a.beta;
     return select(near, w, v);

@@ -40,9 +40,16 @@ struct SymLog {
   }
   template <class T> FM_INLINE static HiLo<T> sum(T t, const Args<T>& a) { return two_sum(a.scale, abs(t)); }
 
-  // log1p(|t| / scale) as the logarithm of the exact quotient (scale + |t|) / scale.
+  // log1p of the quotient |t| / scale to twice the precision. Not the logarithm of (scale + |t|) / scale: next to 1
+  // its two parts cancel.
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
-    T r = a.which == 0 ? math::log<P>(sum(t, a)) : math::log_ratio<P>(sum(t, a), HiLo<T>{a.scale, 0});
+    HiLo<T> one_plus = two_sum(T(1), abs(t));
+    if (a.which != 0) {
+      const HiLo<T> q = divide(HiLo<T>{abs(t), 0}, HiLo<T>{a.scale, 0});
+      one_plus = two_sum(T(1), q.hi);
+      one_plus.lo = one_plus.lo + q.lo;
+    }
+    T r = math::log<P>(one_plus);
     if constexpr (P == Path::exact) {
       // scale + |t| overflows only where scale no longer matters.
       const T huge = math::log_ratio<P>(HiLo<T>{abs(t), 0}, HiLo<T>{a.scale, 0});

@@ -60,8 +60,9 @@ template <class T> FM_INLINE bool usual_y(T y, const Args<T>& a) {
 //   theta = low E / (1 - (low/high) e^-|d|) for d < 0,  high E / (1 - (high/low) e^-|d|) for d >= 0.
 template <Path P, class T> FM_INLINE T inverse(T y, const Args<T>& a) {
   if (a.which < 2) {
-    const T part = a.width.hi * math::small_sigmoid<P>(y);
-    return select(y < 0, a.low + part, a.high - part);
+    const HiLo<T> part = two_product(a.width.hi, math::small_sigmoid<P>(y));
+    const HiLo<T> r = two_sum(select(y < 0, a.low, a.high), select(y < 0, part.hi, -part.hi));
+    return r.hi + (r.lo + select(y < 0, part.lo, -part.lo));
   }
   const HiLo<T> d = two_sum(y, -a.root.hi);
   const T d_lo = d.lo - a.root.lo;

@@ -31,8 +31,9 @@ inline HiLo<double> multiply(HiLo<double> a, HiLo<double> b) {
   const HiLo<double> p = two_product(a.hi, b.hi);
   return fast_two_sum(p.hi, p.lo + (a.hi * b.lo + a.lo * b.hi));
 }
-// e^x for |x| < 700: Taylor series of x / 2^10, squared ten times as e^x - 1.
+// e^x for |x| < 700: Taylor series of x / 2^10, squared ten times as e^x - 1, which must not cancel.
 inline HiLo<double> exp(double x) {
+  if (x < 0) return divide({1, 0}, exp(-x));
   const HiLo<double> r{x * 0x1p-10, 0};
   HiLo<double> sum{0, 0}, term{1, 0};
   for (int k = 1; k < 30; ++k) {
@@ -59,7 +60,8 @@ inline HiLo<double> sqrt(HiLo<double> x) {
   return fast_two_sum(s, ((x.hi - square.hi) - square.lo + x.lo) / (2 * s));
 }
 
-template <class T> inline HiLo<T> round_to(HiLo<double> x) {
+// Not inlined: where GCC 12 packs neighbouring conversions (-ftree-slp-vectorize) it takes x.hi for double(T(x.hi)).
+template <class T> __attribute__((noinline)) inline HiLo<T> round_to(HiLo<double> x) {
   const T hi = T(x.hi);
   return {hi, T((x.hi - double(hi)) + x.lo)};
 }

@@ -2,11 +2,34 @@
 set(FASTMAP_MAPS
     Identity
     Affine
+    MinMax
     Log
+    Log2
+    Log10
+    Log1p
+    LogUnit
     OneMinusLog
+    LogLinear
     Softplus
+    Squareplus
+    Sqrt
+    Power
+    SignedPower
+    BoxCox
+    YeoJohnson
+    Reciprocal
+    MinuitSqrt
     Interval
     Tanh
+    Probit
+    Cauchy
+    Algebraic
+    Softsign
+    Arcsine
+    SoftClip
     Asinh
     SymLog
+    SinhArcsinh
+    LeakyReLU
+    LeakyTanh
 )

@@ -403,7 +403,7 @@ template <Path P, bool has_root, class T> FM_INLINE T log_c_sech2(T x, const Log
 
 // sigmoid(-|x|) = e / (1 + e), e = exp(-|x|), with one step of correction for the rounding of 1 + e.
 template <Path P, class T> FM_INLINE T small_sigmoid(T x) {
-  const T e = exp<P>(-abs(x));
+  const T e = exp<P>(HiLo<T>{-abs(x), 0});
   const HiLo<T> d = fast_two_sum(T(1), e);
   const T reciprocal = 1 / d.hi, q = e * reciprocal;
   return fma(fma(-q, d.lo, fma(-q, d.hi, e)), reciprocal, q);

@@ -124,6 +124,19 @@ template <class T> FM_INLINE HiLo<T> divide(HiLo<T> a, HiLo<T> b) {
   const T q = a.hi / b.hi;
   return {q, (fma(-q, b.hi, a.hi) + (a.lo - q * b.lo)) / b.hi};
 }
+// a b and a + b to about twice the precision, not normalised.
+template <class T> FM_INLINE HiLo<T> multiply(HiLo<T> a, HiLo<T> b) {
+  const HiLo<T> p = two_product(a.hi, b.hi);
+  return {p.hi, p.lo + fma(a.hi, b.lo, a.lo * b.hi)};
+}
+template <class T> FM_INLINE HiLo<T> multiply(HiLo<T> a, T b) {
+  const HiLo<T> p = two_product(a.hi, b);
+  return {p.hi, fma(a.lo, b, p.lo)};
+}
+template <class T> FM_INLINE HiLo<T> add(HiLo<T> a, HiLo<T> b) {
+  const HiLo<T> s = two_sum(a.hi, b.hi);
+  return {s.hi, s.lo + (a.lo + b.lo)};
+}
 template <class T> FM_INLINE HiLo<T> negate(HiLo<T> a) { return {-a.hi, -a.lo}; }
 template <class T> FM_INLINE HiLo<T> select(bool condition, HiLo<T> yes, HiLo<T> no) {
   return {select(condition, yes.hi, no.hi), select(condition, yes.lo, no.lo)};

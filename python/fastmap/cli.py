@@ -140,7 +140,7 @@ def _maps(args: argparse.Namespace) -> None:
     elif args.json:
         print(json.dumps(fm.catalog(), indent=1))
     elif args.markdown:
-        print(_catalog_markdown())
+        print(catalog_markdown())
     else:
         print(_catalog_table())
 
@@ -169,7 +169,7 @@ def _catalog_table() -> str:
     return _columns(rows)
 
 
-def _catalog_markdown() -> str:
+def catalog_markdown() -> str:
     """The text of `docs/maps.md`."""
     from fastmap._map import interval_text
 
