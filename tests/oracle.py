@@ -198,13 +198,17 @@ def input_range(op: str, entry: Entry, params: Params) -> tuple[float, float]:
 
 
 def slack(entry: Entry, op: str, params: Params, dtype: type) -> float:
-    """What a root that depends on a bound may add: 2⁻²⁰ ULP of the largest bound."""
-    if not (op in VALUE_OPS or op.endswith("log_abs_det")):
-        return 0.0  # derivatives have no such roots
-    bounds = [
-        abs(v) for p, v in zip(entry["params"], params, strict=True) if p["constraint"].endswith("_bound")
-    ]
-    largest = max(bounds, default=0.0)
+    """What a root that depends on a bound may add: 2⁻²⁰ ULP of the largest bound.
+
+    Of d/dtheta log|dz/dtheta|, which is of the size of 1 / (high - low): of that.
+    """
+    bounds = [v for p, v in zip(entry["params"], params, strict=True) if p["constraint"].endswith("_bound")]
+    if op == "log_abs_det_grad":
+        largest = 1 / (bounds[1] - bounds[0]) if len(bounds) == 2 else 0.0
+    elif op in VALUE_OPS or op.endswith("log_abs_det"):
+        largest = max(map(abs, bounds), default=0.0)
+    else:
+        return 0.0  # the others have no such roots
     return 2.0**-20 * float(np.spacing(dtype(largest))) if largest else 0.0
 
 
@@ -269,7 +273,7 @@ def exact_error(op: str, entry: Entry, params: Params, x: np.floating, got: np.f
 
 
 def _exp(x: mpmath.mpf) -> mpmath.mpf:
-    """e^x; where x is itself a power of e beyond every format, its limit: mpmath would write out all digits."""
+    """e^x; where x is itself a power beyond every format, its limit: mpmath would write out all digits."""
     if abs(x) < mpmath.ldexp(1, 2200):
         return mpmath.exp(x)
     return mpmath.inf if x > 0 else mpmath.mpf(0)

@@ -9,7 +9,7 @@ struct LeakyTanh {
   // clang-format off
   static constexpr MapInfo info{
       "leaky_tanh",
-      "theta = tanh(z) for |z| < max_val, beyond it the tangent: bounded in the middle, invertible everywhere.",
+      "theta = tanh(z) for |z| < max_val, beyond it the tangent there: a tanh with an inverse everywhere.",
       1, {{"max_val", 3, Constraint::positive}},
       "-inf", "inf", "-inf", "inf",
       {"where(abs(t) - 1 < -(2/(1 + exp(2*max_val))),"
@@ -45,14 +45,14 @@ struct LeakyTanh {
     const double most = is_float ? 60 : 380, scale = m < (is_float ? 40 : 300) ? 1
                                                      : is_float                ? 0x1p60
                                                                                : 0x1p500;
-    const HiLo<double> half = host::exp(-min(m, most));  // e^(-2m) = half^2
+    const HiLo<double> half = divide({1, 0}, host::exp(min(m, most)));  // e^(-2m) = half^2
     const HiLo<double> scaled = host::multiply({half.hi * scale, half.lo * scale}, half);
     const HiLo<double> one_e = host::add({1, 0}, {scaled.hi / scale, scaled.lo / scale});
     const HiLo<double> rest = divide({2 * scaled.hi, 2 * scaled.lo}, one_e);
     const HiLo<double> slope = divide({2 * rest.hi, 2 * rest.lo}, one_e);
     const HiLo<double> tanh = host::add({1, 0}, {-rest.hi / scale, -rest.lo / scale});
     // log sech^2 m = 2 log 2 - 2 m - 2 log(1 + e^-2m)
-    const HiLo<double> log_half_cosh = host::add(host::log(one_e), negate(ln2_host()));
+    const HiLo<double> log_half_cosh = host::add(host::log(one_e), negate(math::ln2<double>()));
     const HiLo<double> log_cosh = host::add({m, 0}, log_half_cosh);
     const T limit = -math::Constants<T>::exp_low / 2;
     return {-Float<T>::inf,
@@ -70,7 +70,6 @@ struct LeakyTanh {
             host::round_to<T>(slope),
             host::round_to<T>(rest)};
   }
-  static HiLo<double> ln2_host() { return math::ln2<double>(); }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return abs(t) <= a.usual_high;
   }
@@ -121,7 +120,7 @@ struct LeakyTanh {
     const T s = math::small_sigmoid<P>(2 * z);
     T v = 4 * (s * (1 - s));
     if constexpr (P == Path::exact) {
-      const bool tail = abs(z) > -math::Constants<T>::exp_low / 2 - 1;
+      const bool tail = abs(z) > -math::Constants<T>::exp_low / 2;
       v = select(tail, math::scaled_exp<P>(T(4), HiLo<T>{-2 * abs(z), 0}), v);
     }
     return select(abs(z) < a.max_val, v, a.slope);

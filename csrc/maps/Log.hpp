@@ -47,8 +47,8 @@ struct Log {
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     if (a.which == 0) return math::exp<P>(z);
     if (a.which == 1) return a.low + math::exp<P>(z);
-    const HiLo<T> d = two_sum(z, -a.root.hi);
-    const HiLo<T> e = math::expm1_parts<P>(HiLo<T>{d.hi, d.lo - a.root.lo});
+    const HiLo<T> difference = two_sum(z, -a.root.hi), d = two_sum(difference.hi, difference.lo - a.root.lo);
+    const HiLo<T> e = math::expm1_parts<P>(d);
     T r = fma(-a.low, e.hi, -a.low * e.lo);
     if constexpr (P == Path::exact) {
       r = select(d.hi > math::Constants<T>::large_exponent, a.low + math::exp<P>(z), r);

@@ -68,8 +68,8 @@ struct LogUnit {
     const HiLo<T> z = multiply(l, a.log_ratio_inv);
     return min(z.hi + z.lo, T(1));
   }
-  // theta = factor 2^exponent, from the nearer end: low e^(z L) or high e^((z - 1) L), both with more digits than
-  // T has, so that neighbours of z = 1/2 do not go the wrong way. The ends are exact.
+  // theta = factor 2^exponent, from the nearer end: low e^(z L) or high e^((z - 1) L), both with more digits
+  // than T has, so that neighbours of z = 1/2 do not go the wrong way. The ends are exact.
   template <class T> struct Parts {
     HiLo<T> factor;
     T exponent;

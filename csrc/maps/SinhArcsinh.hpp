@@ -170,8 +170,8 @@ struct SinhArcsinh {
     if constexpr (P == Path::exact) return select(is_finite(s.exponent.hi), sum.hi, s.exponent.hi);
     return sum.hi;
   }
-  // (factor tanh x - tanh a) / cosh a as (factor - 1) tanh x + sinh(x - a) / (cosh x cosh a), whose terms cancel
-  // at a root only: they are 0 for factor = 1 and have one sign for offset = 0.
+  // (factor tanh x - tanh a) / cosh a with (factor - 1) tanh x + sinh(x - a) / (cosh x cosh a), whose terms
+  // cancel at a root only: they are 0 for factor = 1 and have one sign for offset = 0.
   template <Path P, class T> FM_INLINE static T log_slope_grad(T t, const FullWay<T>& w) {
     const Parts<T> p = parts<P>(t, w);
     const HiLo<T> x = math::abs(p.x), a = math::abs(p.a), y = math::abs(p.x_minus_a);

@@ -18,18 +18,23 @@ struct SoftClip {
   // clang-format off
   static constexpr MapInfo info{
       "soft_clip",
-      "theta is z where that lies well inside (low, high), and bends towards the bounds within hinge_softness.",
+      "theta is z well inside (low, high) and bends towards the bounds within hinge_softness of them. With a "
+      "hinge_softness above twice the width, z loses digits next to its root.",
       3, {{"low", 0, Constraint::lower_bound}, {"high", 1, Constraint::upper_bound},
           {"hinge_softness", 1, Constraint::positive}},
       "low", "high", "-inf", "inf",
       {"low + hinge_softness*(" FM_ABOVE " + log(expm1(-(" FM_ABOVE "))/expm1(-(" FM_BELOW "))))",
-       "hinge_softness*" FM_SPAN "/(high - low)*-expm1(-" FM_SPAN ")/(expm1(-(" FM_ABOVE "))*expm1(-(" FM_BELOW ")))",
+       "hinge_softness*" FM_SPAN "/(high - low)*-expm1(-" FM_SPAN ")"
+       "/(expm1(-(" FM_ABOVE "))*expm1(-(" FM_BELOW ")))",
        FM_LOG_STRETCH " + log1p((exp(-(" FM_ABOVE ")) + exp(-(" FM_BELOW ")) - 2*exp(-" FM_SPAN "))"
        "/(expm1(-(" FM_ABOVE "))*expm1(-(" FM_BELOW "))))",
-       "2*" FM_SPAN "/(high - low)*exp(-" FM_SPAN "/2)*sinh((2*t - (low + high))*" FM_SPAN "/(2*(high - low)))"
+       "2*" FM_SPAN "/(high - low)*exp(-" FM_SPAN "/2)"
+       "*sinh((2*t - (low + high))*" FM_SPAN "/(2*(high - low)))"
        "/(expm1(-(" FM_ABOVE "))*expm1(-(" FM_BELOW ")))",
-       "low + (high - low)/" FM_SPAN "*log1p(-expm1(-" FM_SPAN ")/(exp((low - z)/hinge_softness) + exp(-" FM_SPAN ")))",
-       "(high - low)/(hinge_softness*" FM_SPAN ")*sinh(" FM_SPAN "/2)/(cosh(" FM_SPAN "/2) + cosh" FM_FROM_MIDDLE ")",
+       "low + (high - low)/" FM_SPAN
+       "*log1p(-expm1(-" FM_SPAN ")/(exp((low - z)/hinge_softness) + exp(-" FM_SPAN ")))",
+       "(high - low)/(hinge_softness*" FM_SPAN ")*sinh(" FM_SPAN "/2)"
+       "/(cosh(" FM_SPAN "/2) + cosh" FM_FROM_MIDDLE ")",
        "-" FM_LOG_STRETCH " - where(abs" FM_FROM_MIDDLE " < 5000,"
        " log1p((exp(-" FM_SPAN "/2) + cosh" FM_FROM_MIDDLE ")/sinh(" FM_SPAN "/2)),"
        " abs" FM_FROM_MIDDLE " - log(2*sinh(" FM_SPAN "/2)))",
@@ -47,7 +52,7 @@ struct SoftClip {
     HiLo<T> log_stretch;  // log of s c / w
     HiLo<T> log_slope;    // log of (1 - e^-s) w / (s c)
     HiLo<T> log_first;    // y - log(theta - low) next to low
-    T slope, inverse_slope, first;
+    T slope, inverse_slope;
   };
   static HiLo<double> log1p(HiLo<double> x) {  // |x| small: where log(1 + x) would lose digits
     if (abs(x.hi) > 0x1p-30) return host::log(host::add({1, 0}, x));
@@ -74,7 +79,7 @@ struct SoftClip {
       rest = {excess.x[0], excess.x[1]};
       decay = divide(one, {sum.x[0], sum.x[1]});
     } else if (r.hi < 700) {
-      rest = decay = host::multiply(host::exp(-r.hi), {1, -r.lo});
+      rest = decay = divide(one, host::multiply(host::exp(r.hi), {1, r.lo}));
       span = host::add(ratio, {{rest.hi, 0, 0}});
     }
     const HiLo<double> s{span.x[0], span.x[1]}, full = host::add(one, negate(decay));
@@ -93,8 +98,7 @@ struct SoftClip {
             host::round_to<T>(host::add(log_full, negate(log_stretch))),
             host::round_to<T>(host::add(host::log(rate), negate(log_full))),
             T(host::multiply(stretch, full).hi),
-            T(divide(full, stretch).hi),
-            T(host::multiply(divide(w, s), full).hi)};
+            T(divide(full, stretch).hi)};
   }
 
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
@@ -213,7 +217,7 @@ struct SoftClip {
     HiLo<T> d = multiply(a.size, math::add(r, select(outer, HiLo<T>{0, 0}, e.y)));
     if constexpr (P == Path::exact) {
       const bool tail = e.y.hi < math::Constants<T>::exp_low + 1;
-      d = select(tail, HiLo<T>{math::scaled_exp<P>(a.first, e.y), 0}, d);
+      d = select(tail, HiLo<T>{math::far_exp(math::add(e.y, negate(a.log_first))), 0}, d);
     }
     return math::add(HiLo<T>{select(e.upper, a.high, a.low), 0}, select(e.upper, negate(d), d)).hi;
   }
@@ -223,7 +227,7 @@ struct SoftClip {
     const T r = a.inverse_slope * math::value(divide(select(e.y.hi < 0, e.decay, one), den));
     if constexpr (P == Path::exact) {
       const bool tail = e.y.hi < math::Constants<T>::exp_low + 1;
-      return select(tail, math::scaled_exp<P>(a.inverse_slope, e.y), r);
+      return select(tail, math::far_exp(math::add(e.y, a.log_slope)), r);
     }
     return r;
   }

@@ -82,16 +82,18 @@ struct Softplus {
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     if (a.which == 0) return math::softplus<P>(z);
     const HiLo<T> y = two_product(a.beta, z);
-    const bool beyond = (abs(y.hi) > -math::Constants<T>::exp_low - 2) & (z > 0);
     if (a.which == 1) {
-      const T v = a.low + math::softplus<P>(y) / a.beta;
-      if constexpr (P == Path::exact) return select(beyond, a.low + z, v);
+      const HiLo<T> s = math::log_parts<P>(two_sum(T(1), math::exp<P>(y)));
+      const HiLo<T> q = divide(s, HiLo<T>{a.beta, 0}), shifted = two_sum(a.low, q.hi);
+      const T v = shifted.hi + (shifted.lo + q.lo);
+      if constexpr (P == Path::exact)
+        return select((abs(y.hi) > -math::Constants<T>::exp_low - 2) & (z > 0), a.low + z, v);
       return v;
     }
     // With the root y0: softplus y - softplus y0 = (y - y0) + log1p(e^-y) - log1p(e^-y0), where both are above 0;
     // else theta is not small against low.
-    HiLo<T> d = two_sum(y.hi, -a.root.hi);
-    d.lo = d.lo + (y.lo - a.root.lo);
+    const HiLo<T> difference = two_sum(y.hi, -a.root.hi);
+    const HiLo<T> d = two_sum(difference.hi, difference.lo + (y.lo - a.root.lo));
     const bool above = y.hi > 0;
     const T tail = math::softplus<P>(HiLo<T>{-abs(y.hi), select(above, -y.lo, y.lo)});
     const HiLo<T> sum = two_sum(select(above, y.hi, T(0)), tail);
@@ -99,7 +101,7 @@ struct Softplus {
     const HiLo<T> shifted = two_sum(a.low, q.hi);
     const T far = shifted.hi + (shifted.lo + q.lo);
     T v = select(above & (a.root.hi > 0), (d.hi + (d.lo + (tail - a.root_tail))) / a.beta, far);
-    if constexpr (P == Path::exact) v = select(beyond, a.low + z, v);
+    if constexpr (P == Path::exact) v = select((abs(y.hi) > Float<T>::large) & (z > 0), a.low + z, v);
     // Next to it: log1p(sigmoid(y0) expm1(y - y0)).
     const bool near = abs(d.hi) < 1;
     const HiLo<T> e = math::expm1_parts<P>(HiLo<T>{select(near, d.hi, T(0)), select(near, d.lo, T(0))});

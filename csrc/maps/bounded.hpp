@@ -64,10 +64,9 @@ template <Path P, class T> FM_INLINE T inverse(T y, const Args<T>& a) {
     const HiLo<T> r = two_sum(select(y < 0, a.low, a.high), select(y < 0, part.hi, -part.hi));
     return r.hi + (r.lo + select(y < 0, part.lo, -part.lo));
   }
-  const HiLo<T> d = two_sum(y, -a.root.hi);
-  const T d_lo = d.lo - a.root.lo;
-  const bool negative = (d.hi < 0) | ((d.hi == 0) & (d_lo < 0));
-  HiLo<T> minus_abs{select(negative, d.hi, -d.hi), select(negative, d_lo, -d_lo)};
+  const HiLo<T> difference = two_sum(y, -a.root.hi), d = two_sum(difference.hi, difference.lo - a.root.lo);
+  const bool negative = d.hi < 0;
+  const HiLo<T> minus_abs = select(negative, d, FM_ISA::negate(d));
   const HiLo<T> e = math::expm1_parts<P>(minus_abs);
   const HiLo<T> one_e = two_sum(T(1), e.hi), decay = two_sum(one_e.hi, one_e.lo + e.lo);
   const T side = select(negative, a.low, a.high);

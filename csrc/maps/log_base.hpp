@@ -77,8 +77,8 @@ template <int base> struct LogBase {
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     if (a.which == 0) return math::exp<P>(exponent(z, a));
     if (a.which == 1) return a.low + math::exp<P>(exponent(z, a));
-    const HiLo<T> d = two_sum(z, -a.root.hi);
-    const HiLo<T> y = multiply(HiLo<T>{d.hi, d.lo - a.root.lo}, a.log_base), e = math::expm1_parts<P>(y);
+    const HiLo<T> difference = two_sum(z, -a.root.hi), d = two_sum(difference.hi, difference.lo - a.root.lo);
+    const HiLo<T> y = multiply(d, a.log_base), e = math::expm1_parts<P>(y);
     T r = fma(-a.low, e.hi, -a.low * e.lo);
     if constexpr (P == Path::exact) {
       r = select(y.hi > math::Constants<T>::large_exponent, a.low + math::exp<P>(exponent(z, a)), r);

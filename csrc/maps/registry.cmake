@@ -22,6 +22,8 @@ set(FASTMAP_MAPS
     Interval
     Tanh
     Probit
+    Cloglog
+    Loglog
     Cauchy
     Algebraic
     Softsign
@@ -32,4 +34,5 @@ set(FASTMAP_MAPS
     SinhArcsinh
     LeakyReLU
     LeakyTanh
+    Kumaraswamy
 )

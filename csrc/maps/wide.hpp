@@ -1,5 +1,6 @@
-// Host constants to three times the precision of double. Next to a root x0 that is no float, x - x0 is all of
-// the result: for the float nearest to x0 it is the second word of x0, which must itself be right to its last bit.
+// Host constants to three times the precision of double. Next to a root x0 that is no float, x - x0 is all
+// of the result: for the float nearest to x0 it is the second word of x0, which must itself be right to its
+// last bit.
 #pragma once
 
 #include "maps/map.hpp"

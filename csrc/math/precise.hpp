@@ -1,6 +1,6 @@
-// Logarithm and exponential as HiLo to almost twice the working precision: relative error below 2^-44 in float
-// and 2^-73 in double, next to their roots too. For compositions whose later steps magnify an error, as a
-// power magnifies that of a logarithm, or that cancel.
+// Logarithm and exponential as HiLo to almost twice the working precision: relative error below 2^-44 in
+// float and 2^-73 in double, next to their roots too. For compositions whose later steps magnify an error, as
+// a power magnifies that of a logarithm, or that cancel.
 //
 // The series are those of Taylor. Their leading terms are HiLo, the rest, small against them, is a polynomial
 // in working precision. Reduction to s = (m - 1)/(m + 1) as in fdlibm's e_log.c.
@@ -114,6 +114,13 @@ template <class T> FM_INLINE PreciseExp<T> precise_exp(HiLo<T> x) {
   const HiLo<T> scaled{power * e.hi, power * e.lo};
   const HiLo<T> a = two_sum(power, T(-1)), b = two_sum(a.hi, scaled.hi);
   return {{power * one_e.hi, power * (one_e.lo + e.lo)}, fast_two_sum(b.hi, b.lo + (a.lo + scaled.lo))};
+}
+
+// e^x to half an ULP where it may be subnormal or overflow: 2^-+64 e^(x +- 64 log 2).
+template <class T> FM_INLINE T far_exp(HiLo<T> x) {
+  const T shift = FM_ISA::select(x.hi < 0, T(64), T(-64));
+  const HiLo<T> y = math::add(x, HiLo<T>{shift * Constants<T>::ln2, shift * Constants<T>::ln2_rest});
+  return precise_exp(y).exp.hi * FM_ISA::select(x.hi < 0, T(0x1p-64), T(0x1p64));
 }
 
 }  // namespace fastmap::FM_ISA::math

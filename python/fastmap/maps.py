@@ -27,7 +27,10 @@ def stubs() -> str:
         args = "".join(f", {p['name']}: ArrayLike = {p['default']}" for p in params)
         lines.append(f"class {cls.__name__}(CatalogMap):")
         lines += [f"    {p['name']}: Value" for p in params]
-        lines += [f"    def __init__(self{args}) -> None: ...", ""]
+        line = f"    def __init__(self{args}) -> None: ..."
+        if len(line) > 110:  # as ruff formats it
+            line = f"    def __init__(\n        self{args}\n    ) -> None: ..."
+        lines += [line, ""]
     lines += [
         "Logit = Interval",
         "CLASSES: tuple[type[CatalogMap], ...]",

@@ -93,6 +93,16 @@ class Probit(CatalogMap):
     high: Value
     def __init__(self, low: ArrayLike = 0.0, high: ArrayLike = 1.0) -> None: ...
 
+class Cloglog(CatalogMap):
+    low: Value
+    high: Value
+    def __init__(self, low: ArrayLike = 0.0, high: ArrayLike = 1.0) -> None: ...
+
+class Loglog(CatalogMap):
+    low: Value
+    high: Value
+    def __init__(self, low: ArrayLike = 0.0, high: ArrayLike = 1.0) -> None: ...
+
 class Cauchy(CatalogMap):
     low: Value
     high: Value
@@ -142,6 +152,11 @@ class LeakyTanh(CatalogMap):
     max_val: Value
     def __init__(self, max_val: ArrayLike = 3.0) -> None: ...
 
+class Kumaraswamy(CatalogMap):
+    concentration1: Value
+    concentration0: Value
+    def __init__(self, concentration1: ArrayLike = 1.0, concentration0: ArrayLike = 1.0) -> None: ...
+
 Logit = Interval
 CLASSES: tuple[type[CatalogMap], ...]
 
@@ -154,8 +169,10 @@ __all__ = [
     "Asinh",
     "BoxCox",
     "Cauchy",
+    "Cloglog",
     "Identity",
     "Interval",
+    "Kumaraswamy",
     "LeakyReLU",
     "LeakyTanh",
     "Log",
@@ -165,6 +182,7 @@ __all__ = [
     "LogLinear",
     "LogUnit",
     "Logit",
+    "Loglog",
     "MinMax",
     "MinuitSqrt",
     "OneMinusLog",
