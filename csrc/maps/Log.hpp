@@ -51,7 +51,7 @@ struct Log {
     const HiLo<T> e = math::expm1_parts<P>(d);
     T r = fma(-a.low, e.hi, -a.low * e.lo);
     if constexpr (P == Path::exact) {
-      r = select(d.hi > math::Constants<T>::large_exponent, a.low + math::exp<P>(z), r);
+      r = select(difference.hi > math::Constants<T>::large_exponent, a.low + math::exp<P>(z), r);
       r = select(z == -Float<T>::inf, a.low, r);
     }
     return r;

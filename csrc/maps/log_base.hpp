@@ -81,7 +81,8 @@ template <int base> struct LogBase {
     const HiLo<T> y = multiply(d, a.log_base), e = math::expm1_parts<P>(y);
     T r = fma(-a.low, e.hi, -a.low * e.lo);
     if constexpr (P == Path::exact) {
-      r = select(y.hi > math::Constants<T>::large_exponent, a.low + math::exp<P>(exponent(z, a)), r);
+      r = select(difference.hi * a.log_base.hi > math::Constants<T>::large_exponent,
+                 a.low + math::exp<P>(exponent(z, a)), r);
       r = select(z == -Float<T>::inf, a.low, r);
     }
     return r;
