@@ -117,11 +117,9 @@ void valid_range(const Step& step, Storage storage, Check check, double* low, do
   const bool is_theta = check == kThetaInside || check == kThetaOnClosure;
   (is_theta ? kernels.theta_range : kernels.z_range)(step.args, low, high);
   if (check == kThetaInside || check == kZInside) {
-    double z_low, z_high;
-    kernels.z_range(step.args, &z_low, &z_high);
-    T inside = T(std::isinf(z_low) ? (std::isinf(z_high) ? 0 : z_high - 1)
-                                   : (std::isinf(z_high) ? z_low + 1 : z_low / 2 + z_high / 2));
-    if (is_theta) kernels.exact[kInverse](&inside, &inside, 1, step.args);
+    const T inside = T(std::isinf(*low)
+                           ? (std::isinf(*high) ? 0 : *high - std::abs(*high) - 1)
+                           : (std::isinf(*high) ? *low + std::abs(*low) + 1 : *low / 2 + *high / 2));
     for (double* end : {low, high}) {
       T last = T(*end);
       if (!kernels.all_valid[check](&last, 1, step.args)) last = std::nextafter(last, inside);
