@@ -32,7 +32,11 @@ def test_every_input(m: fm.Map, dtype: torch.dtype) -> None:
         with pytest.raises(ValueError, match="high must be above low"):
             fm.inverse(x, m)
         return
-    m = representable(m, dtype)
+    try:
+        m = representable(m, dtype)
+    except ValueError:  # a positive parameter that is 0 there
+        assert min(torch.tensor(m.values).to(dtype)) == 0
+        return
     for function, invalid in (("forward", {"invalid": "nan"}), ("inverse", {"invalid": "nan"})):
         got = getattr(fm, function)(x, m, **invalid)
         expected = getattr(fm, function)(x.float(), m, **invalid).to(dtype)
@@ -40,7 +44,8 @@ def test_every_input(m: fm.Map, dtype: torch.dtype) -> None:
         assert torch.equal(torch.isnan(got), torch.isnan(expected))
         numbers = ~torch.isnan(expected)
         np.testing.assert_array_equal(bits(got[numbers]), bits(expected[numbers]))
-    z = x[torch.isfinite(x)]
+    first, last = m.codomain
+    z = x[torch.isfinite(x) & (x.double() > first) & (x.double() < last)]
     theta = fm.inverse(z, m)
     low, high = m.domain
     assert ((theta.double() >= low) & (theta.double() <= high)).all()

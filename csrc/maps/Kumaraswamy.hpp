@@ -102,7 +102,7 @@ struct Kumaraswamy {
     return math::add_ln2(l.k - lifted, math::twice_atanh_parts(divide(l.num, l.den)));
   }
   // log(1 - e^x), x < 0
-  template <class T> FM_INLINE static HiLo<T> log1mexp(const math::PreciseExp<T>& e) {
+  template <class T> FM_INLINE static HiLo<T> log1mexp(const math::ExpAndExpm1<T>& e) {
     return math::finish_log(math::reduce_log(negate(e.expm1), negate(e.exp)));
   }
   // At 0 and 1, where logarithms are infinite, ops answer by themselves.

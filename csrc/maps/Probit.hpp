@@ -165,7 +165,7 @@ struct Probit {
     T b = abs(z);
     if constexpr (P == Path::exact) b = min(b, math::Normal<T>::far);
     const bool lower = z < 0;
-    math::Scaled<T> tail = math::ndtr_minus_parts(b);
+    math::ScaledValue<T> tail = math::ndtr_minus_parts(b);
     if (a.which != 0) {
       tail.value = math::product(tail.value, a.unit);
       tail.n = tail.n + a.exponent;

@@ -36,7 +36,7 @@ namespace powers {
 
 // Which exponent: those that need no logarithm have loops of their own.
 enum { kAny, kHalf, kTwo, kMinusOne, kCases };
-constexpr int opposite(int which) { return which == kHalf ? kTwo : which == kTwo ? kHalf : which; }
+FM_INLINE constexpr int opposite(int which) { return which == kHalf ? kTwo : which == kTwo ? kHalf : which; }
 
 // One direction.
 template <class T> struct Exponent {

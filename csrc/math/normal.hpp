@@ -172,14 +172,14 @@ template <> struct Normal<double> {
 };
 
 // value 2^n: the factor stays apart, since the power alone may underflow where a multiple of it does not.
-template <class T> struct Scaled {
+template <class T> struct ScaledValue {
   HiLo<T> value;
   T n;
 };
 
 // ndtr(-a), 0 <= a <= far, relatively accurate: e^(-a^2/2) times a polynomial. Below 1 neighbours would
 // go the wrong way in that product: there 1/2 less an odd polynomial.
-template <class T> FM_INLINE Scaled<T> ndtr_minus_parts(T a) {
+template <class T> FM_INLINE ScaledValue<T> ndtr_minus_parts(T a) {
   const ExpParts<T> e = exp_parts(two_product(a, T(-0.5) * a));
   const HiLo<T> one_r = fast_two_sum(T(1), e.r), power{one_r.hi, one_r.lo + e.s};
   const HiLo<T> d = two_sum(a, T(4));

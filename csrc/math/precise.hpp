@@ -93,11 +93,11 @@ FM_INLINE double exp_rest(double r) {
                     1 / 6227020800., 1 / 87178291200., 1 / 1307674368000., 1 / 20922789888000.,
                     1 / 355687428096000., 1 / 6402373705728000.);
 }
-template <class T> struct PreciseExp {
+template <class T> struct ExpAndExpm1 {
   HiLo<T> exp, expm1;
 };
 // e^x and e^x - 1, on every path with x clamped to exp_low <= x.hi <= exp_high - 1.
-template <class T> FM_INLINE PreciseExp<T> precise_exp(HiLo<T> x) {
+template <class T> FM_INLINE ExpAndExpm1<T> precise_exp(HiLo<T> x) {
   using C = Constants<T>;
   const bool inside = (x.hi >= C::exp_low) & (x.hi <= C::exp_high - 1);
   const T y = max(min(x.hi, C::exp_high - 1), C::exp_low), y_lo = FM_ISA::select(inside, x.lo, T(0));

@@ -12,7 +12,7 @@ struct Adam {
     T rest1, beta2, rest2, decay, step_size, correction, eps;
   };
   template <class T> static Constants<T> prepare(const RuleArgs& a) {
-    const double first = 1 - power(a.beta1, a.step), second = 1 - power(a.beta2, a.step);
+    const double first = 1 - host::power(a.beta1, a.step), second = 1 - host::power(a.beta2, a.step);
     return {T(1 - a.beta1),  T(a.beta2),          T(1 - a.beta2), T(a.decay),
             T(a.lr / first), T(1 / sqrt(second)), T(a.eps)};
   }

@@ -10,12 +10,16 @@
 
 namespace fastmap::FM_ISA {
 
-// x^n by squaring: libm differs by platform.
-inline double power(double x, std::uint64_t n) {
+namespace host {
+
+// x^n by squaring: libm differs by platform. Not inlined into the loops over elements.
+__attribute__((noinline)) inline double power(double x, std::uint64_t n) {
   double result = 1;
   for (; n; n /= 2, x *= x)
     if (n % 2) result *= x;
   return result;
 }
+
+}  // namespace host
 
 }  // namespace fastmap::FM_ISA
