@@ -181,9 +181,18 @@ class Stepper {
     StepGroup g{Rule(t[0].cast<int>()), Gradient(t[1].cast<int>()), t[2].cast<double>(),
                 t[3].cast<double>(),    Decay(t[4].cast<int>()),    t[5].cast<bool>(),
                 t[6].cast<double>(),    t[7].cast<bool>(),          {}};
-    g.args = {t[8].cast<double>(),         t[9].cast<double>(),  t[10].cast<double>(),
-              t[11].cast<double>(),        t[12].cast<double>(), 1,
-              t[13].cast<std::uint64_t>(), t[14].cast<bool>()};
+    const double beta1 = t[9].cast<double>(), beta2 = t[10].cast<double>();
+    const auto number = t[13].cast<std::uint64_t>();
+    g.args = {t[8].cast<double>(),
+              beta1,
+              beta2,
+              t[11].cast<double>(),
+              t[12].cast<double>(),
+              1,
+              bias_correction(beta1, number),
+              bias_correction(beta2, number),
+              number == 1,
+              t[14].cast<bool>()};
     return g;
   }
 

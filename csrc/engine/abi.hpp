@@ -73,8 +73,8 @@ enum Rule { kSgd, kAdam, kLion, kRules };
 struct RuleArgs {
   double lr, beta1, beta2, eps, dampening;  // beta1: the momentum of kSgd
   double decay;                             // z is multiplied by it first
-  std::uint64_t step;                       // the number of this step, from 1
-  bool nesterov;
+  double bias1, bias2;                      // 1 - beta^step
+  bool first, nesterov;                     // the first step
 };
 // z, and the moments that the rule has, move in place. Moments may be null where the rule has none.
 using RuleKernel = void (*)(const RuleArgs& args, const void* gradient, void* z, void* first, void* second,

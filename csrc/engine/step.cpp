@@ -142,6 +142,14 @@ std::vector<Segment> segments_of(const std::vector<StepTensor>& tensors) {
 
 }  // namespace
 
+double bias_correction(double beta, std::uint64_t step) {
+  FloatMode mode;
+  double power = 1;
+  for (; step; step /= 2, beta *= beta)
+    if (step % 2) power *= beta;
+  return 1 - power;
+}
+
 void step(const std::vector<StepTensor>& tensors, double factor) {
   const std::vector<Segment> segments = segments_of(tensors);
   std::size_t blocks, bytes;

@@ -25,6 +25,9 @@ struct StepGroup {
   RuleArgs args;
 };
 
+// 1 - beta^step by squaring, in double as torch has it: libm differs by platform.
+double bias_correction(double beta, std::uint64_t step);
+
 // One parameter: in its layout theta is kOut, z kX, the gradient kG, the moments kFirst and kSecond.
 struct StepTensor {
   Segment segment;  // the storage is that of theta; z is stored in what that computes in

@@ -12,9 +12,8 @@ struct Adam {
     T rest1, beta2, rest2, decay, step_size, correction, eps;
   };
   template <class T> static Constants<T> prepare(const RuleArgs& a) {
-    const double first = 1 - host::power(a.beta1, a.step), second = 1 - host::power(a.beta2, a.step);
-    return {T(1 - a.beta1),  T(a.beta2),          T(1 - a.beta2), T(a.decay),
-            T(a.lr / first), T(1 / sqrt(second)), T(a.eps)};
+    return {T(1 - a.beta1),    T(a.beta2),           T(1 - a.beta2), T(a.decay),
+            T(a.lr / a.bias1), T(1 / sqrt(a.bias2)), T(a.eps)};
   }
   template <class T> FM_INLINE static T update(T g, T z, T& m, T& v, const Constants<T>& a) {
     m = fma(g - m, a.rest1, m);

@@ -11,7 +11,7 @@ template <bool momentum> struct Sgd {
     T momentum_factor, rest, lookahead, direct, decay, lr;
   };
   template <class T> static Constants<T> prepare(const RuleArgs& a) {
-    const bool first = a.step == 1;
+    const bool first = a.first;
     return {first ? T(0) : T(a.beta1),
             first ? T(1) : T(1 - a.dampening),
             a.nesterov ? T(a.beta1) : T(1),
