@@ -74,6 +74,16 @@ def test_errors_with_parameters_that_nobody_published(entry: oracle.Entry, dtype
             assert row["worst_ulp"] <= row["bound"], row
 
 
+@each_dtype
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+@pytest.mark.parametrize("name", ["asinh", "symlog"])
+def test_scales_whose_squares_leave_the_format(name: str, scale: float, dtype: type) -> None:
+    entry = next(e for e in oracle.CATALOG if e["name"] == name)
+    for op in oracle._core.OPS:
+        row = oracle.measure(entry, (scale,), op, dtype, 20_000)
+        assert row["worst_ulp"] <= row["bound"], row
+
+
 DEFAULTS = [(entry, params) for entry, params, default in oracle.cases() if default]
 each_default = pytest.mark.parametrize(("entry", "params"), DEFAULTS, ids=[e["name"] for e, _ in DEFAULTS])
 each_value = pytest.mark.parametrize("op", oracle.VALUE_OPS)

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import fastmap as fm
 
@@ -89,7 +90,6 @@ def transforms() -> list[tuple[str, fm.Map, str, tuple[float, ...]]]:
     ("name", "m", "transform", "args"), transforms(), ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_transforms_of_torch(name: str, m: fm.Map, transform: str, args: tuple[float, ...]) -> None:
-    torch = pytest.importorskip("torch")
     z = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     z = z.abs() if name == "power" else z
     theirs = getattr(torch.distributions.transforms, transform)(*args)

@@ -6,14 +6,12 @@ import io
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.distributions import constraints
 
 import fastmap as fm
-
-torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
-from torch.distributions import constraints  # noqa: E402
-
-import fastmap.torch as ft  # noqa: E402
+import fastmap.torch as ft
 
 
 def test_a_parametrization_trains_assigns_and_is_saved():

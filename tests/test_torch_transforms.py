@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import fastmap as fm
-
-torch = pytest.importorskip("torch")
 
 # The forward mode of torch compiles its own decompositions with torch.jit.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <unordered_map>
 
 #include "engine/program.hpp"
@@ -46,6 +47,17 @@ struct Plain {
   std::size_t elements = 1;
 
   std::size_t bytes() const { return elements * stored_size(storage); }
+  // Where the memory of a tensor begins, and how far it reaches.
+  const char* first_byte() const {
+    std::int64_t offset = 0;
+    for (int d = 0; d < ndim; ++d) offset += std::min<std::int64_t>(0, strides[d] * (shape[d] - 1));
+    return data + offset * std::int64_t(stored_size(storage));
+  }
+  std::size_t reach() const {
+    std::int64_t steps = 1;
+    for (int d = 0; d < ndim; ++d) steps += std::abs(strides[d]) * (shape[d] - 1);
+    return std::size_t(steps) * stored_size(storage);
+  }
   bool same_form(const Plain& other) const {
     return is_numpy == other.is_numpy && storage == other.storage && ndim == other.ndim &&
            std::equal(shape, shape + ndim, other.shape);

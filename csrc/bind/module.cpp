@@ -155,8 +155,12 @@ class Stepper {
     if (spans == verified_) return -1;
     std::vector<Span> sorted = spans;
     std::sort(sorted.begin(), sorted.end());
-    for (std::size_t i = 1; i < sorted.size(); ++i)
-      if (sorted[i].begin < sorted[i - 1].end) return sorted[i].row;
+    const char *written = nullptr, *read = nullptr;  // up to where memory is, so far
+    for (const Span& s : sorted) {
+      if (s.begin < written || (!s.is_input && s.begin < read)) return s.row;
+      const char*& end = s.is_input ? read : written;
+      end = std::max(end, s.end);
+    }
     verified_ = std::move(spans);
     return -1;
   }
@@ -173,6 +177,7 @@ class Stepper {
   struct Span {
     const char *begin, *end;
     int row;
+    bool is_input;  // only read: may be that of several rows
     bool operator==(const Span& o) const { return begin == o.begin && end == o.end && row == o.row; }
     bool operator<(const Span& o) const { return begin != o.begin ? begin < o.begin : row < o.row; }
   };
@@ -223,10 +228,10 @@ class Stepper {
         dim.row = d < int(parameter_rows.size()) ? parameter_rows[std::size_t(d)].cast<std::ptrdiff_t>() : 0;
         dim.strides[order[i]] = std::ptrdiff_t(b.strides[d]) * item;
       }
-      const bool computed = b.storage ==
-                            (dtype_of(theta.storage) == kFloat32 ? kStoredFloat32 : kStoredFloat64);
+      const bool computed = b.storage == computed_in(theta.storage);
+      if (b.elements) spans.push_back({b.first_byte(), b.first_byte() + b.reach(), row, i == 1});
       if (i == 1) {
-        if (dtype_of(b.storage) != dtype_of(theta.storage)) return false;
+        if (computed_in(b.storage) != computed_in(theta.storage)) return false;
         tensor.gradient = b.storage;
         continue;
       }
@@ -236,7 +241,6 @@ class Stepper {
         return false;
       // What changes is dense, in one order: its elements fill one stretch of memory.
       if (!bind::is_dense(b) || !std::equal(b.strides, b.strides + b.ndim, theta.strides)) return false;
-      if (b.elements) spans.push_back({b.data, b.data + b.bytes(), row});
     }
     tensors_.push_back(std::move(tensor));
     return true;
@@ -254,6 +258,8 @@ PYBIND11_MODULE(_core, m) {
   py::dict ops;
   for (int op = 0; op < kOps; ++op) ops[kOpNames[op]] = op;
   m.attr("OPS") = ops;
+  m.attr("RULES") = py::dict(py::arg("sgd") = int(kSgd), py::arg("adam") = int(kAdam),
+                             py::arg("lion") = int(kLion));
   py::class_<BoundProgram>(m, "Program").def(py::init(&make_program));
   m.def("apply", [](int op, const std::vector<py::tuple>& segments, int policy) {
     const std::vector<Segment> parts = segments_of(segments);

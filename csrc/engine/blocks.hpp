@@ -12,6 +12,7 @@
 #endif
 
 #include "engine/dispatch.hpp"
+#include "engine/float_mode.hpp"
 #include "engine/threads.hpp"
 
 namespace fastmap {
@@ -31,6 +32,17 @@ template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const
   const std::size_t parts = (blocks + part - 1) / part;
   for_each_part(parts, std::size_t(num_threads()),
                 [&](std::size_t i) { work(i * part, std::min(blocks, (i + 1) * part)); });
+}
+
+// The sum of n numbers as a balanced tree over their order, in their place.
+inline double pairwise_sum(double* p, std::size_t n) {
+  FloatMode mode;
+  if (n == 0) return 0;
+  for (; n > 1; n = (n + 1) / 2) {
+    for (std::size_t i = 0; i < n / 2; ++i) p[i] = p[2 * i] + p[2 * i + 1];
+    if (n % 2) p[n / 2] = p[n - 1];
+  }
+  return p[0];
 }
 
 // What a thread works in.

@@ -75,15 +75,8 @@ class SumPass {
       return computed;
     });
     if (!done) return false;
-    FloatMode mode;
-    for (std::size_t r = 0; r < rows_; ++r) {
-      double* p = partial.data() + r * per_row();
-      for (std::size_t width = per_row(); width > 1; width = (width + 1) / 2) {
-        for (std::size_t i = 0; i < width / 2; ++i) p[i] = p[2 * i] + p[2 * i + 1];
-        if (width % 2) p[width / 2] = p[width - 1];
-      }
-      sums_[r] = p[0];
-    }
+    for (std::size_t r = 0; r < rows_; ++r)
+      sums_[r] = pairwise_sum(partial.data() + r * per_row(), per_row());
     return true;
   }
 

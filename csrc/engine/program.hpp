@@ -15,6 +15,7 @@ enum class Policy { raise, nan, clip };
 
 constexpr int half_of(Storage s) { return s - kStoredBFloat16; }  // which 16-bit type; negative: none
 constexpr DType dtype_of(Storage s) { return s == kStoredFloat64 ? kFloat64 : kFloat32; }
+constexpr Storage computed_in(Storage s) { return s == kStoredFloat64 ? kStoredFloat64 : kStoredFloat32; }
 constexpr std::size_t compute_size(Storage s) { return s == kStoredFloat64 ? 8 : 4; }
 constexpr std::size_t stored_size(Storage s) { return half_of(s) >= 0 ? 2 : compute_size(s); }
 

@@ -92,7 +92,7 @@ void step_block(const StepTensor& t, const Layout& l, std::size_t index, std::si
   const StepGroup& group = *t.group;
   const Storage storage = t.segment.storage;
   const DType dtype = dtype_of(storage);
-  const Storage computed = dtype == kFloat32 ? kStoredFloat32 : kStoredFloat64;
+  const Storage computed = computed_in(storage);
   const std::size_t bytes = m * compute_size(storage);
   const double decay_rate = group.args.lr * group.weight_decay;
   const Row& row = w.steps(t.segment, l, index);
@@ -173,8 +173,7 @@ double sum_of_squares(const std::vector<StepTensor>& tensors, bool of_z) {
     const void* g = w.load(t.gradient, p.layout, kG, index, m);
     StepSpace space;
     if (of_z) {
-      const Storage computed = dtype == kFloat32 ? kStoredFloat32 : kStoredFloat64;
-      space.z.take(w, computed, p.layout, kX, index, m);
+      space.z.take(w, computed_in(t.segment.storage), p.layout, kX, index, m);
       g = w.load(t.gradient, p.layout, kG, index, m);
       pull_back(t, w.steps(t.segment, p.layout, index), g, space.z.data, m, 1, space, w.scratch);
       g = space.gradient;
@@ -182,12 +181,7 @@ double sum_of_squares(const std::vector<StepTensor>& tensors, bool of_z) {
     sums[p.number(index)] = active_isa().engine->sum_of_squares[dtype](g, m);
     return true;
   });
-  FloatMode mode;
-  for (std::size_t width = blocks; width > 1; width = (width + 1) / 2) {
-    for (std::size_t i = 0; i < width / 2; ++i) sums[i] = sums[2 * i] + sums[2 * i + 1];
-    if (width % 2) sums[width / 2] = sums[width - 1];
-  }
-  return blocks ? sums[0] : 0;
+  return pairwise_sum(sums.data(), blocks);
 }
 
 }  // namespace fastmap

@@ -90,7 +90,7 @@ struct Arcsine {
   }
   // (1/q - 1/p) / 2 = (theta - middle) / (p q), by the larger one first: p q may underflow.
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
-    const T p = t - a.low, q = a.high - t, d = centred::from_middle(t, a).hi;
+    const T p = t - a.low, q = a.high - t, d = interval_algebra::offset(t, a).hi;
     return (d / max(p, q)) / min(p, q);
   }
   // cos z = sin(pi/2 - |z|), or 1 - 2 sin^2(z/2) in the inner half.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "maps/map.hpp"
+#include "math/precise.hpp"
 
 namespace fastmap::FM_ISA {
 
@@ -50,10 +51,7 @@ struct Cloglog {
     return x;
   }
   template <class T> static Reference<T> reference(double near_x, HiLo<double> log_w) {
-    // Representable in T; not as double(T(near_x)), for which GCC 12 may take near_x itself where it packs
-    // conversions.
-    const double x = from_bits(bits(near_x) &
-                               (sizeof(T) == 4 ? ~BitsOf<double>(0x1fffffff) : ~BitsOf<double>(0)));
+    const double x = double(host::round_to<T>({near_x, 0}).hi);
     const HiLo<double> z = host::log({x, 0}), value = host::add(host::add(log_w, z), {-x, 0});
     const HiLo<double> q = divide(host::multiply(host::exp(value.hi), {1, value.lo}), {x, 0});
     return {T(x), host::round_to<T>(z), host::round_to<T>(q), host::round_to<T>(value)};
@@ -96,51 +94,10 @@ struct Cloglog {
     return (z >= math::Constants<T>::exp_low) & (z <= T(sizeof(T) == 4 ? 4 : 6));
   }
 
-  // (e^r - 1 - r - r^2/2 - r^3/6) / r^4 on |r| <= 0.3466; relative error of e^r 2^-35.4 and 2^-65.7.
-  FM_INLINE static float tail(float r) {
-    return polynomial(r, 0x1.555556p-5f, 0x1.1110f6p-7f, 0x1.6c13f6p-10f, 0x1.a0f942p-13f, 0x1.a541cep-16f);
-  }
-  FM_INLINE static double tail(double r) {
-    return polynomial(r, 0x1.5555555555555p-5, 0x1.111111111111p-7, 0x1.6c16c16c16da3p-10,
-                      0x1.a01a01a01bbfp-13, 0x1.a01a01a1c82a3p-16, 0x1.71de3a49b203dp-19,
-                      0x1.27e4e973238e7p-22, 0x1.ae64894588a62p-26, 0x1.1f58fff8af39cp-29,
-                      0x1.611594bdd46e5p-33);
-  }
-  // c + r v, the larger c first.
-  template <class T> FM_INLINE static HiLo<T> step(T c, T r, HiLo<T> v) {
-    const HiLo<T> rv = multiply(v, HiLo<T>{r, 0}), s = fast_two_sum(c, rv.hi);
-    return {s.hi, s.lo + rv.lo};
-  }
-  // e^(x.hi + x.lo) to about 1.2 times the working precision, since its error is the relative error of
-  // e^-e^z; hence the last three steps of Horner's rule in HiLo. |x.hi| <= exp_range, fast: >= exp_low.
-  template <Path P, class T> FM_INLINE static HiLo<T> exp_parts(HiLo<T> x) {
-    using C = math::Constants<T>;
-    const T n = fma(x.hi, C::log2e, magic<T>()) - magic<T>();
-    const T head = fma(-n, C::ln2_hi, x.hi), r = fma(-n, C::ln2_lo, head);
-    const T rest = fma(-n, C::ln2_lo, head - r) + x.lo;
-    const HiLo<T> sixth = sizeof(T) == 4 ? HiLo<T>{T(0x1.555556p-3), T(-0x1.555556p-28)}
-                                         : HiLo<T>{T(0x1.5555555555555p-3), T(0x1.5555555555555p-57)};
-    HiLo<T> v = fast_two_sum(sixth.hi, r * tail(r));
-    v.lo = v.lo + sixth.lo;
-    v = step(T(1), r, step(T(1), r, step(T(0.5), r, v)));
-    v.lo = fma(rest, v.hi, v.lo);
-    return {scale_by_pow2<P>(v.hi, n), scale_by_pow2<P>(v.lo, n)};
-  }
   template <class T> FM_INLINE static HiLo<T> minus_1(HiLo<T> x) {
     const HiLo<T> s = two_sum(x.hi, T(-1));
     return {s.hi, s.lo + x.lo};
   }
-  // w e^y, also where it is finite although e^y is none or zero.
-  template <Path P, class T> FM_INLINE static T width_exp(HiLo<T> y, const Args<T>& a) {
-    if constexpr (P == Path::fast) return math::scaled_exp<P>(a.width.hi, y);
-    using C = math::Constants<T>;
-    constexpr T n = T(Float<T>::bias - 1);  // w 2^-n e^(y + n ln 2)
-    const bool far = y.hi < C::exp_low;
-    const HiLo<T> shifted = two_sum(y.hi, n * C::ln2_hi);
-    return math::scaled_exp<P>(select(far, a.width.hi * Float<T>::min_normal, a.width.hi),
-                               select(far, HiLo<T>{shifted.hi, fma(n, C::ln2_lo, shifted.lo + y.lo)}, y));
-  }
-
   // x, or x - 1 where that is small: log(q_1 / q) = log(1 + (q_1 - q) / q) with q_1 = w / e there. On the
   // exact path p / q may overflow or be so small that few digits are left of it, but log(p / q) is a number:
   // `tiny` says that x = p / q, and z is its logarithm.
@@ -258,9 +215,9 @@ struct Cloglog {
       middle = middle & !at_root;
       exponent = select(at_root, d, exponent);
     }
-    const HiLo<T> e = exp_parts<P>(exponent), change = minus_1(e);
-    HiLo<T> x = select(middle, change, e);
-    if (a.which == 2) x = select(at_root, multiply(change, a.root_x), x);
+    const auto e = math::precise_exp(exponent);  // its error is the relative error of e^-e^z
+    HiLo<T> x = select(middle, e.expm1, e.exp);
+    if (a.which == 2) x = select(at_root, multiply(e.expm1, a.root_x), x);
     const HiLo<T> f = math::expm1_parts<P>(negate(x)), one_f = two_sum(T(1), f.hi);
     const HiLo<T> decay{one_f.hi, one_f.lo + f.lo};
     HiLo<T> base = select(middle, a.theta_at_1, HiLo<T>{select(above, a.high, a.low), 0});
@@ -273,12 +230,13 @@ struct Cloglog {
     const HiLo<T> s = two_sum(base.hi, -part.hi);
     const T r = s.hi + (s.lo + (base.lo - part.lo));
     if constexpr (P == Path::exact)  // e^z is subnormal or 0, w e^z need not be
-      return select(z < math::Constants<T>::exp_low, a.low + width_exp<P>(HiLo<T>{z, 0}, a), r);
+      return select(z < math::Constants<T>::exp_low, a.low + math::scaled_exp<P>(a.width.hi, HiLo<T>{z, 0}),
+                    r);
     return r;
   }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
-    const HiLo<T> x = exp_parts<P>(HiLo<T>{clamp<P>(z), 0}), y = two_sum(min(z, T(8)), -x.hi);
-    return width_exp<P>(HiLo<T>{y.hi, y.lo - x.lo}, a);
+    const HiLo<T> x = math::precise_exp(HiLo<T>{clamp<P>(z), 0}).exp, y = two_sum(min(z, T(8)), -x.hi);
+    return math::scaled_exp<P>(a.width.hi, HiLo<T>{y.hi, y.lo - x.lo});
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
     using C = math::Constants<T>;
@@ -293,10 +251,10 @@ struct Cloglog {
       near = abs(d.hi) < T(0.25);
       exponent = select(near, d, exponent);
     }
-    const HiLo<T> e = exp_parts<P>(exponent);
-    HiLo<T> x = e, rest = add(a.log_width, HiLo<T>{z, 0});
+    const auto e = math::precise_exp(exponent);
+    HiLo<T> x = e.exp, rest = add(a.log_width, HiLo<T>{z, 0});
     if (a.which != 0) {
-      x = select(near, multiply(minus_1(e), HiLo<T>{at.x, 0}), x);
+      x = select(near, multiply(e.expm1, HiLo<T>{at.x, 0}), x);
       rest = select(near, add(exponent, at.value), rest);
     }
     const HiLo<T> s = two_sum(rest.hi, -x.hi);

@@ -147,14 +147,6 @@ struct Kumaraswamy {
     return math::add(multiply(a.c1_minus_1, p.v), negate(multiply(a.c0_minus_1_c1, p.w)));
   }
   template <class T> static constexpr T deep_log = T(sizeof(T) == 4 ? -80 : -690);
-  // c e^x, c = e^log_c
-  template <Path P, class T> FM_INLINE static T scaled_exp(T c, HiLo<T> log_c, HiLo<T> x) {
-    const T r = c * math::exp<Path::fast>(x);
-    if constexpr (P == Path::exact)
-      return select(abs(x.hi) <= -deep_log<T>, r, math::far_exp(math::add(x, log_c)));
-    return r;
-  }
-
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
     const Parts<T> p = parts<P>(t, a);
     T r = -math::precise_exp(multiply(p.log_v, a.c0)).expm1.hi;
@@ -169,13 +161,12 @@ struct Kumaraswamy {
     return with_ends<P>(z, T(0), min(r, T(1)), T(1));
   }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
-    const T r = scaled_exp<P>(a.product, a.log_product, log_slope(parts<P>(t, a), a));
+    const T r = math::scaled_exp<P>(a.product, log_slope(parts<P>(t, a), a));
     return with_ends<P>(t, limit(a.c1_minus_1.hi, Float<T>::inf, a.product, T(0)), r,
                         limit(a.c0_minus_1.hi, Float<T>::inf, a.product, T(0)));
   }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
-    const T r = scaled_exp<P>(a.product_inv, negate(a.log_product),
-                              negate(log_slope(parts_of_z<P>(z, a), a)));
+    const T r = math::scaled_exp<P>(a.product_inv, negate(log_slope(parts_of_z<P>(z, a), a)));
     return with_ends<P>(z, limit(a.c1_minus_1.hi, T(0), a.product_inv, Float<T>::inf), r,
                         limit(a.c0_minus_1.hi, T(0), a.product_inv, Float<T>::inf));
   }

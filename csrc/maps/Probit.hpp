@@ -12,7 +12,7 @@ constexpr HiLo<double> kLogSqrt2Pi{0x1.d67f1c864beb5p-1, -0x1.65b5a1b7ff5dfp-55}
     kSqrt2Pi{0x1.40d931ff62706p+1, -0x1.a6a0d6f814637p-53};
 
 inline HiLo<double> scaled(HiLo<double> x, double c) { return multiply(x, {c, 0}); }
-// 1 / density(x), |x| < 37. Not through e^(-x^2/2): `exp` below 0 is accurate to its distance from 1 only.
+// 1 / density(x), |x| < 37.
 inline HiLo<double> inverse_density(HiLo<double> x) {
   const HiLo<double> y = scaled(multiply(x, x), 0.5);
   return multiply(kSqrt2Pi, multiply(exp(y.hi), {1, y.lo}));
@@ -167,7 +167,7 @@ struct Probit {
     const bool lower = z < 0;
     math::ScaledValue<T> tail = math::ndtr_minus_parts(b);
     if (a.which != 0) {
-      tail.value = math::product(tail.value, a.unit);
+      tail.value = multiply(tail.value, a.unit);
       tail.n = tail.n + a.exponent;
     }
     if constexpr (P == Path::exact) tail.n = max(tail.n, T(4) - 2 * T(Float<T>::bias));  // for pow2
@@ -180,8 +180,7 @@ struct Probit {
     const T d_lo = d.lo - a.zero.lo;
     constexpr int last = sizeof(T) == 4 ? 9 : 17;
     const T bend = d.hi * math::ndtr_taylor<1, last>(d.hi, a.zero.hi, T(1), -a.zero.hi);
-    const HiLo<T> near = math::product(a.zero_slope,
-                                       HiLo<T>{d.hi, fma(d.hi, bend, fma(2 * d_lo, bend, d_lo))});
+    const HiLo<T> near = multiply(a.zero_slope, HiLo<T>{d.hi, fma(d.hi, bend, fma(2 * d_lo, bend, d_lo))});
     return select(abs(d.hi) < a.zero_reach, near.hi + near.lo, r);
   }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {

@@ -2,7 +2,7 @@
 // in the outer quarters, from the nearer bound, where that distance is exact and carries all digits.
 #pragma once
 
-#include "maps/map.hpp"
+#include "maps/interval_algebra.hpp"
 #include "math/trigonometric.hpp"
 
 namespace fastmap::FM_ISA::centred {
@@ -52,12 +52,8 @@ template <class T> FM_INLINE bool is_outer(const Place<T>& at, const Args<T>& a)
 template <class T> FM_INLINE bool may_underflow(const Place<T>& at, const Args<T>& a) {
   return is_outer(at, a) & (at.distance.hi < a.tiny);
 }
-template <class T> FM_INLINE HiLo<T> from_middle(T t, const Args<T>& a) {
-  const HiLo<T> d = two_sum(t, -a.middle.hi);
-  return two_sum(d.hi, d.lo - a.middle.lo);
-}
 template <class T> FM_INLINE Place<T> place(T t, const Args<T>& a) {
-  const HiLo<T> d = from_middle(t, a), p = two_sum(t, -a.low), q = two_sum(a.high, -t);
+  const HiLo<T> d = interval_algebra::offset(t, a), p = two_sum(t, -a.low), q = two_sum(a.high, -t);
   const bool negative = d.hi < 0;
   const bool outer = abs(d.hi) > a.quarter;
   return {select(outer, select(negative, p, q), select(negative, negate(d), d)), d.hi};

@@ -25,7 +25,7 @@ inline HiLo<double> root(HiLo<double> x, double n) {
 }
 
 // theta - m, normalised: hi == 0 means m itself.
-template <class T> FM_INLINE HiLo<T> offset(T t, const Args<T>& a) {
+template <class T, class A> FM_INLINE HiLo<T> offset(T t, const A& a) {
   const HiLo<T> d = two_sum(t, -a.middle.hi);
   return fast_two_sum(d.hi, d.lo - a.middle.lo);
 }

@@ -98,10 +98,11 @@ template <class T> inline Args<T> prepare(double e, T low) {
 template <class T> FM_INLINE bool usual(T x, const Exponent<T>& e) {
   return (x >= e.usual_low) & (x <= e.usual_high);
 }
+// abs: -0 is the end of the domain too.
 template <Path P, class T> FM_INLINE T value(T x, int which, const Exponent<T>& e) {
-  if (which == kHalf) return sqrt(x);
+  if (which == kHalf) return sqrt(abs(x));
   if (which == kTwo) return x * x;
-  if (which == kMinusOne) return 1 / x;
+  if (which == kMinusOne) return 1 / abs(x);
   return math::precise_exp<P>(math::multiply<P>(e.e, math::precise_log<P>(x)));
 }
 // log|e x^(e - 1)|
@@ -114,8 +115,8 @@ template <Path P, class T> FM_INLINE T log_slope(T x, const Exponent<T>& e) {
 }
 // e x^(e - 1), whose factors may overflow where it does not.
 template <Path P, class T> FM_INLINE T slope(T x, int which, const Exponent<T>& e) {
-  if (which == kHalf) return T(0.5) / sqrt(x);
-  if (which == kTwo) return 2 * x;
+  if (which == kHalf) return T(0.5) / sqrt(abs(x));
+  if (which == kTwo) return 2 * abs(x);
   if (which == kMinusOne) return (-1 / x) / x;
   return copysign(math::precise_exp<P>(log_slope_parts<P>(x, e)), e.e.hi);
 }

@@ -61,10 +61,13 @@ FM_INLINE double log_tail(double f) {  // error 2^-64.1 of the part in s
   return s * (half_square + r) - half_square;
 }
 
-// log x to about 1.3 times the working precision. Fast: x positive, normal, finite.
-template <Path P, class T> FM_INLINE HiLo<T> log_parts(T x) {
+// x = 2^k m for positive x, m in [c, 2 c): k is read as a number through the bits of 2^mantissa_bits.
+// Fast: x normal and finite.
+template <class T> struct Scaled {
+  T k, m;
+};
+template <Path P, class T> FM_INLINE Scaled<T> scaled(T x, T c) {
   using F = Float<T>;
-  using C = Constants<T>;
   constexpr int lift = F::mantissa_bits + 2;  // brings every subnormal into the normal range
   T normal = x, lifted = 0;
   if constexpr (P == Path::exact) {
@@ -72,20 +75,27 @@ template <Path P, class T> FM_INLINE HiLo<T> log_parts(T x) {
     normal = select(tiny, x * T(BitsOf<T>(1) << lift), x);
     lifted = select(tiny, T(lift), T(0));
   }
-  // x = 2^k m with m in [sqrt(1/2), sqrt(2)), k read as a number through the bits of 2^mantissa_bits.
-  const BitsOf<T> u = bits(normal) - bits(C::sqrt_half) + (F::bias << F::mantissa_bits);
+  const BitsOf<T> u = bits(normal) - bits(c) + (F::bias << F::mantissa_bits);
   const T two_m = T(BitsOf<T>(1) << F::mantissa_bits);
   const T k = (from_bits(bits(two_m) | (u >> F::mantissa_bits)) - (two_m + T(F::bias))) - lifted;
-  const T m = from_bits((u & ((BitsOf<T>(1) << F::mantissa_bits) - 1)) + bits(C::sqrt_half));
-  const T f = m - 1;
-  const HiLo<T> head = fast_two_sum(k * C::ln2_hi, f);  // k ln2_hi is exact and 0 or > |f|
-  HiLo<T> r{head.hi, head.lo + fma(k, C::ln2_lo, log_tail(f))};
-  if constexpr (P == Path::exact) {
-    const bool ordinary = (x > 0) & (x <= F::max);
-    const T special = select(x == 0, -F::inf, select(x > 0, x, nan<T>()));
-    r = {select(ordinary, r.hi, special), select(ordinary, r.lo, T(0))};
-  }
-  return r;
+  return {k, from_bits((u & ((BitsOf<T>(1) << F::mantissa_bits) - 1)) + bits(c))};
+}
+
+// The logarithm's value where x is not positive and finite.
+template <Path P, class T> FM_INLINE HiLo<T> log_or_limit(HiLo<T> r, T x) {
+  if constexpr (P == Path::fast) return r;
+  const bool ordinary = (x > 0) & (x <= Float<T>::max);
+  const T special = select(x == 0, -Float<T>::inf, select(x > 0, x, nan<T>()));
+  return {select(ordinary, r.hi, special), select(ordinary, r.lo, T(0))};
+}
+
+// log x to about 1.3 times the working precision. Fast: x positive, normal, finite.
+template <Path P, class T> FM_INLINE HiLo<T> log_parts(T x) {
+  using C = Constants<T>;
+  const Scaled<T> y = scaled<P>(x, C::sqrt_half);
+  const T f = y.m - 1;
+  const HiLo<T> head = fast_two_sum(y.k * C::ln2_hi, f);  // k ln2_hi is exact and 0 or > |f|
+  return log_or_limit<P>(HiLo<T>{head.hi, head.lo + fma(y.k, C::ln2_lo, log_tail(f))}, x);
 }
 
 // log(x.hi + x.lo) = log x.hi + x.lo / x.hi: |x.lo| <= ulp(x.hi) makes the next term negligible, and
@@ -152,18 +162,35 @@ template <class T> FM_INLINE ExpParts<T> exp_parts(HiLo<T> x) {
   return {n, r, tail + fma(rest, r + tail, rest)};  // e^(r + rest) = e^r (1 + rest)
 }
 
-template <class T> FM_INLINE HiLo<T> clamp_exponent(HiLo<T> x) {
-  constexpr T limit = Constants<T>::exp_range;
+template <class T> FM_INLINE HiLo<T> clamp_exponent(HiLo<T> x, T limit = Constants<T>::exp_range) {
   const bool inside = abs(x.hi) <= limit;
   return {max(min(x.hi, limit), -limit), select(inside, x.lo, T(0))};
+}
+
+// 1 + r + s
+template <class T> FM_INLINE T mantissa(const ExpParts<T>& e) {
+  const HiLo<T> one_r = fast_two_sum(T(1), e.r);
+  return one_r.hi + (one_r.lo + e.s);
+}
+template <Path P, class T> FM_INLINE T exp_of(const ExpParts<T>& e) {
+  return scale_by_pow2<P>(mantissa(e), e.n);
+}
+// e^x - 1, normalised; where it is -1 to working precision lo holds e^x itself. Fast: 2^n is normal.
+template <Path P, class T> FM_INLINE HiLo<T> expm1_of(const ExpParts<T>& e) {
+  T power;
+  if constexpr (P == Path::exact)
+    power = scale_by_pow2<P>(T(1), e.n);
+  else
+    power = pow2(e.n);
+  const HiLo<T> a = two_sum(power, T(-1));
+  const HiLo<T> b = fast_two_sum(a.hi, power * e.r);  // a.hi is 0 or at least as large
+  return fast_two_sum(b.hi, (a.lo + b.lo) + power * e.s);
 }
 
 // Fast: exp_low <= x.hi <= exp_high.
 template <Path P, class T> FM_INLINE T exp(HiLo<T> x) {
   if constexpr (P == Path::exact) x = clamp_exponent(x);
-  const ExpParts<T> e = exp_parts(x);
-  const HiLo<T> one_r = fast_two_sum(T(1), e.r);
-  return scale_by_pow2<P>(one_r.hi + (one_r.lo + e.s), e.n);
+  return exp_of<P>(exp_parts(x));
 }
 // One rounding of r and one of the sum are left in: within 1 ULP, at half the cost of the HiLo form.
 template <Path P, class T> FM_INLINE T exp(T x) {
@@ -178,34 +205,25 @@ template <Path P, class T> FM_INLINE T exp(T x) {
   return scale_by_pow2<P>(v, n);
 }
 
-// c e^x, finite wherever the product is, although e^x may not be.
+// c e^x, finite and not 0 wherever the product is, although e^x may be neither.
 template <Path P, class T> FM_INLINE T scaled_exp(T c, HiLo<T> x) {
   if constexpr (P == Path::fast) return c * exp<P>(x);
-  const HiLo<T> y = clamp_exponent<T>(x);
-  const ExpParts<T> e = exp_parts(y);
-  const HiLo<T> one_r = fast_two_sum(T(1), e.r);
-  const T v = one_r.hi + (one_r.lo + e.s);
-  // The same order as on the fast path wherever that one is right.
-  const bool plain = (y.hi >= Constants<T>::exp_low) & (y.hi <= Constants<T>::exp_high);
-  const T half = round_even(e.n * T(0.5));
-  const T direct = c * (v * pow2(half) * pow2(e.n - half));
-  const T staged = (c * pow2(half) * v) * pow2(e.n - half);
-  return select(plain | !is_finite(x.hi), direct, staged);
+  const ExpParts<T> e = exp_parts(clamp_exponent<T>(x, 2 * Constants<T>::exp_range));
+  const T v = mantissa(e), size = abs(c);
+  // The same order as on the fast path wherever that one is right; else with c = m 2^k one product and one power
+  // of two, of an exponent that scale_by_pow2 takes.
+  const bool plain = (x.hi >= Constants<T>::exp_low) & (x.hi <= Constants<T>::exp_high);
+  constexpr T most = T(2 * (Float<T>::bias - 1));
+  const Scaled<T> d = scaled<P>(size, T(1));
+  const T direct = c * scale_by_pow2<P>(v, max(min(e.n, most), -most));
+  const T staged = scale_by_pow2<P>(d.m * v, max(min(e.n + d.k, most), -most));
+  return select(plain | !((size > 0) & (size <= Float<T>::max)), direct, copysign(staged, c));
 }
 
-// e^x - 1 to about 1.1 times the working precision, normalised; where it is -1 to working precision
-// lo holds e^x itself. Fast: exp_low <= x.hi <= exp_high - 1.
+// e^x - 1 to about 1.1 times the working precision, as expm1_of. Fast: exp_low <= x.hi <= exp_high - 1.
 template <Path P, class T> FM_INLINE HiLo<T> expm1_parts(HiLo<T> x) {
   if constexpr (P == Path::exact) x = clamp_exponent(x);
-  const ExpParts<T> e = exp_parts(x);
-  T power;
-  if constexpr (P == Path::exact)
-    power = scale_by_pow2<P>(T(1), e.n);
-  else
-    power = pow2(e.n);
-  const HiLo<T> a = two_sum(power, T(-1));
-  const HiLo<T> b = fast_two_sum(a.hi, power * e.r);  // a.hi is 0 or at least as large
-  HiLo<T> v = fast_two_sum(b.hi, (a.lo + b.lo) + power * e.s);
+  HiLo<T> v = expm1_of<P>(exp_parts(x));
   if constexpr (P == Path::exact) {
     // Beyond the fast range `power` or its products overflow before the result does.
     const bool large = x.hi > Constants<T>::exp_high - 1;

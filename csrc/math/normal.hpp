@@ -23,10 +23,6 @@ template <class T> FM_INLINE HiLo<T> sum(Series<T> a) {
   const HiLo<T> q = two_sum(a.c1, a.x * a.rest), p = two_product(a.x, q.hi), s = fast_two_sum(a.c0.hi, p.hi);
   return {s.hi, s.lo + (p.lo + fma(a.x, q.lo, a.c0.lo))};
 }
-template <class T> FM_INLINE HiLo<T> product(HiLo<T> a, HiLo<T> b) {
-  const HiLo<T> p = two_product(a.hi, b.hi);
-  return {p.hi, p.lo + fma(a.hi, b.lo, a.lo * b.hi)};
-}
 
 // (ndtr(a) - 1/2) / a, x = a^2, a <= 1; error 2^-30.4 and 2^-61.9.
 FM_INLINE Series<float> ndtr_centre(float x) {
@@ -187,8 +183,8 @@ template <class T> FM_INLINE ScaledValue<T> ndtr_minus_parts(T a) {
   const T below = a - 3, x = below * t, x_lo = fma(below, t, -x) + below * t_lo;
   Series<T> q = ndtr_tail(x);
   q.c0.lo = fma(x_lo, fma(2 * x, q.rest, q.c1), q.c0.lo);  // nearly the derivative
-  const HiLo<T> tail = product(product(sum(q), HiLo<T>{t, t_lo}), power);
-  const HiLo<T> c = product(sum(ndtr_centre(a * a)), HiLo<T>{a, 0}), half = two_sum(T(0.5), -c.hi);
+  const HiLo<T> tail = multiply(multiply(sum(q), HiLo<T>{t, t_lo}), power);
+  const HiLo<T> c = multiply(sum(ndtr_centre(a * a)), HiLo<T>{a, 0}), half = two_sum(T(0.5), -c.hi);
   const bool centre = a < 1;
   return {select(centre, HiLo<T>{half.hi, half.lo - c.lo}, tail), select(centre, T(0), e.n)};
 }
@@ -197,7 +193,7 @@ template <class T> FM_INLINE ScaledValue<T> ndtr_minus_parts(T a) {
 // varying function E of s, so that the digits are those of s; dE/ds = (1/s - E)/s nearly.
 // Fast: s <= 9.
 template <Path P, class T> FM_INLINE HiLo<T> ndtri_abs_parts(HiLo<T> centre, HiLo<T> minus_log) {
-  const HiLo<T> inner = product(sum(ndtri_centre(centre.hi * centre.hi)), centre);
+  const HiLo<T> inner = multiply(sum(ndtri_centre(centre.hi * centre.hi)), centre);
   const HiLo<T> log_u = fast_two_sum(minus_log.hi, minus_log.lo);
   const T square = 2 * log_u.hi, s = sqrt(square), r = 1 / s;
   const T s_lo = (fma(-s, s, square) + 2 * log_u.lo) * (T(0.5) * r);

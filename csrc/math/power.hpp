@@ -65,34 +65,6 @@ template <class T> struct LogBase {
   T k;
 };
 
-// x = 2^k m for positive x, m in [c, 2 c), c about sqrt(1/2) m0: k read as a number through the bits of
-// 2^mantissa_bits, as in log_parts. Fast: x normal and finite.
-template <class T> struct Scaled {
-  T k, m;
-};
-template <Path P, class T> FM_INLINE Scaled<T> scaled(T x, T c) {
-  using F = Float<T>;
-  constexpr int lift = F::mantissa_bits + 2;  // brings every subnormal into the normal range
-  T normal = x, lifted = 0;
-  if constexpr (P == Path::exact) {
-    const bool tiny = x < F::min_normal;
-    normal = select(tiny, x * T(BitsOf<T>(1) << lift), x);
-    lifted = select(tiny, T(lift), T(0));
-  }
-  const BitsOf<T> u = bits(normal) - bits(c) + (F::bias << F::mantissa_bits);
-  const T two_m = T(BitsOf<T>(1) << F::mantissa_bits);
-  const T k = (from_bits(bits(two_m) | (u >> F::mantissa_bits)) - (two_m + T(F::bias))) - lifted;
-  return {k, from_bits((u & ((BitsOf<T>(1) << F::mantissa_bits) - 1)) + bits(c))};
-}
-
-// The logarithm's value where x is not positive and finite.
-template <Path P, class T> FM_INLINE HiLo<T> log_or_limit(HiLo<T> r, T x) {
-  if constexpr (P == Path::fast) return r;
-  const bool ordinary = (x > 0) & (x <= Float<T>::max);
-  const T special = select(x == 0, -Float<T>::inf, select(x > 0, x, nan<T>()));
-  return {select(ordinary, r.hi, special), select(ordinary, r.lo, T(0))};
-}
-
 // log x. Fast: x positive, normal, finite.
 template <Path P, class T> FM_INLINE HiLo<T> precise_log(T x) {
   const Scaled<T> y = scaled<P>(x, Constants<T>::sqrt_half);
@@ -134,43 +106,29 @@ FM_INLINE double exp_cubic_tail(double r) {
                     0x1.ac41c961fd6cap-33);
 }
 
-// e^x = 2^n (1 + e) with r + r^2/2 in HiLo: exp_parts leaves a tenth of an ULP where it rounds r^2/2, by
-// which neighbours may go the wrong way where a map is as flat as x^0.01. |x.hi| <= exp_range.
-template <class T> struct PreciseExp {
-  T n;
-  HiLo<T> e;
-};
-template <class T> FM_INLINE PreciseExp<T> precise_exp_parts(HiLo<T> x) {
+// exp_parts with r + r^2/2 in HiLo, of which r is hi and s has the rest: exp_parts itself leaves a tenth of an ULP
+// where it rounds r^2/2, by which neighbours may go the wrong way where a map is as flat as x^0.01.
+template <class T> FM_INLINE ExpParts<T> precise_exp_parts(HiLo<T> x) {
   using C = Constants<T>;
   const T n = fma(x.hi, C::log2e, magic<T>()) - magic<T>();
   const T head = fma(-n, C::ln2_hi, x.hi);  // exact
   const T r = fma(-n, C::ln2_lo, head);
-  const T rest = fma(-n, C::ln2_lo, head - r) + x.lo;  // what rounding r lost; e^(r + rest) = e^r (1 + rest)
+  const T rest = fma(-n, C::ln2_lo, head - r) + x.lo;  // what rounding r lost
   const HiLo<T> half_square = two_product(T(0.5) * r, r), sum = fast_two_sum(r, half_square.hi);
   const T tail = fma(2 * r * half_square.hi, exp_cubic_tail(r), half_square.lo);
-  return {n, {sum.hi, sum.lo + (tail + fma(rest, sum.hi + tail, rest))}};
+  return {n, sum.hi, sum.lo + (tail + fma(rest, sum.hi + tail, rest))};  // e^(r + rest) = e^r (1 + rest)
 }
 // Fast: exp_low <= x.hi <= exp_high.
 template <Path P, class T> FM_INLINE T precise_exp(HiLo<T> x) {
   if constexpr (P == Path::exact) x = clamp_exponent(x);
-  const PreciseExp<T> y = precise_exp_parts(x);
-  const HiLo<T> v = fast_two_sum(T(1), y.e.hi);
-  return scale_by_pow2<P>(v.hi + (v.lo + y.e.lo), y.n);
+  return exp_of<P>(precise_exp_parts(x));
 }
 // e^x - 1. Fast: exp_low <= x.hi <= exp_high - 1.
 template <Path P, class T> FM_INLINE HiLo<T> precise_expm1(HiLo<T> x) {
   HiLo<T> inside = x;
   if constexpr (P == Path::exact) inside = clamp_exponent(x);
-  const PreciseExp<T> y = precise_exp_parts(inside);
-  T power;
-  if constexpr (P == Path::exact)
-    power = scale_by_pow2<P>(T(1), y.n);
-  else
-    power = pow2(y.n);
-  const HiLo<T> a = two_sum(power, T(-1));
-  const HiLo<T> b = fast_two_sum(a.hi, power * y.e.hi);  // a.hi is 0 or at least as large
-  const HiLo<T> v = fast_two_sum(b.hi, (a.lo + b.lo) + power * y.e.lo);
-  if constexpr (P == Path::exact)  // beyond the fast range `power` overflows before the result does
+  const HiLo<T> v = expm1_of<P>(precise_exp_parts(inside));
+  if constexpr (P == Path::exact)  // beyond the fast range 2^n overflows before the result does
     return select(x.hi > Constants<T>::exp_high - 1, HiLo<T>{precise_exp<P>(x), 0}, v);
   return v;
 }

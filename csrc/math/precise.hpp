@@ -55,15 +55,10 @@ template <class T> struct LogParts {
 };
 // u.hi positive, |log2 u.hi| < 126 or 1022; f = u - 1, which may be known better than u tells.
 template <class T> FM_INLINE LogParts<T> reduce_log(HiLo<T> u, HiLo<T> f) {
-  using F = Float<T>;
-  using C = Constants<T>;
-  const BitsOf<T> b = bits(u.hi) - bits(C::sqrt_half) + (F::bias << F::mantissa_bits);
-  const T two_m = T(BitsOf<T>(1) << F::mantissa_bits);
-  const T k = from_bits(bits(two_m) | (b >> F::mantissa_bits)) - (two_m + T(F::bias));
-  const T m = from_bits((b & ((BitsOf<T>(1) << F::mantissa_bits) - 1)) + bits(C::sqrt_half));
-  const HiLo<T> reduced = two_sum(m - 1, u.lo * pow2(-k));
-  const HiLo<T> num = select(k == 0, f, reduced), den = fast_two_sum(T(2), num.hi);
-  return {k, num, {den.hi, den.lo + num.lo}};
+  const Scaled<T> y = scaled<Path::fast>(u.hi, Constants<T>::sqrt_half);
+  const HiLo<T> reduced = two_sum(y.m - 1, u.lo * pow2(-y.k));
+  const HiLo<T> num = select(y.k == 0, f, reduced), den = fast_two_sum(T(2), num.hi);
+  return {y.k, num, {den.hi, den.lo + num.lo}};
 }
 // k ln 2 + x for a whole k, |x| < ln 2 or k == 0.
 template <class T> FM_INLINE HiLo<T> add_ln2(T k, HiLo<T> x) {

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OPS: dict[str, int]
+RULES: dict[str, int]
 
 def catalog() -> list[dict[str, Any]]: ...
 def info() -> dict[str, Any]: ...

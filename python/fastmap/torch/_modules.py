@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, biject_to, constraints, transform_to
 
-from fastmap._functional import forward, inverse, inverse_log_abs_det
+from fastmap._functional import forward, inverse, inverse_log_abs_det, pullback
 from fastmap._map import Map, MapLike, resolve
 from fastmap.constraints import default_map
 from fastmap.space import Param, Space
@@ -311,8 +311,6 @@ class Mapped(torch.optim.Optimizer):
         return result
 
     def _pull(self) -> None:
-        from fastmap._functional import pullback
-
         for group in self.param_groups:
             for p in group["params"]:
                 z = self.state[p]["z"]

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
 from fastmap import _core, _native
 from fastmap._errors import DomainError
-from fastmap._functional import forward, inverse, inverse_jacobian
-from fastmap._map import Map, MapLike, resolve
+from fastmap._functional import forward, inverse, inverse_jacobian, jacobian
+from fastmap._map import MapLike, resolve
 
-GradientMode: TypeAlias = Literal["chain", "dual", "clamped"]
-DecaySpace: TypeAlias = Literal["z", "theta"]
-NonFinite: TypeAlias = Literal["ignore", "skip", "raise"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-_GRADIENTS = ("chain", "dual", "clamped")
+_GRADIENTS = ("chain", "dual", "clamped")  # in the order of the native enumerations
 _DECAYS = ("none", "z", "theta")
-_NONFINITE = ("ignore", "skip", "raise")
-_ON_EDIT = ("resync", "raise")
 _STORED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -30,15 +27,50 @@ def computed_dtype(p: Tensor) -> torch.dtype:
     return torch.float64 if p.dtype is torch.float64 else torch.float32
 
 
+class Options(TypedDict, total=False):
+    """The keywords that all mapped optimizers take; see `MappedOptimizer`."""
+
+    map: MapLike | None
+    gradient: Literal["chain", "dual", "clamped"]
+    clamp: tuple[float, float]
+    decay_space: Literal["theta", "z", "none"]
+    moments_dtype: torch.dtype | None
+    maximize: bool
+    max_norm: float | None
+    norm_space: Literal["theta", "z"]
+    nonfinite: Literal["ignore", "skip", "raise"]
+    on_edit: Literal["resync", "raise"]
+    foreach: bool | None
+    fused: bool | None
+    capturable: bool
+    differentiable: bool
+
+
 class MappedOptimizer(torch.optim.Optimizer):
     """What the mapped optimizers share. theta stays the ``nn.Parameter``; z and the moments live here.
+
+    A step pulls the gradient back to z = f(theta), moves z by the rule and writes theta = f⁻¹(z), for all
+    parameters in one native pass. `lr` is in units of z: with `Log` a relative change. See `convert_lr`.
 
     Parameters
     ----------
     params : iterable
         Parameters, named parameters or groups, as in torch. A group may have options of its own, ``map`` too.
-    defaults : dict
-        The options of a group.
+    rule : dict
+        The options of the rule.
+    map : Map or str, optional
+        The map of all parameters. None: the identity.
+    gradient : {"chain", "dual", "clamped"}
+        How the gradient in theta becomes one in z: times dtheta/dz; as it is (mirror descent: with `Log` the
+        exponentiated gradient); or times dtheta/dz held inside `clamp`.
+    clamp : (float, float)
+        The least and the largest derivative of "clamped".
+    decay_space : {"theta", "z", "none"}
+        What weight decay shrinks: the parameter, or z (which a `Log` would draw to theta = 1).
+    moments_dtype : torch.dtype, optional
+        ``torch.bfloat16`` halves the memory of the moments. Default: as z, float32 (float64 for float64).
+    maximize : bool
+        Ascend instead.
     max_norm : float, optional
         Scale the gradients of all parameters so that their norm is at most this.
     norm_space : {"theta", "z"}
@@ -49,33 +81,60 @@ class MappedOptimizer(torch.optim.Optimizer):
     on_edit : {"resync", "raise"}
         What a step does that finds theta edited since the last one: z = f(theta) anew where it differs, or
         RuntimeError. Edits through ``.data`` are invisible: call `resync`.
+    foreach, fused : bool, optional
+        Accepted and ignored: a step is always one native call.
+    capturable, differentiable : bool
+        ValueError where True: there is no CUDA graph to capture on the CPU, and autograd cannot record a
+        native step.
     """
 
     _step_supports_amp_scaling = True
-    _rule: ClassVar[int]
+    _rule: ClassVar[str]
     _moments: ClassVar[tuple[str, ...]]  # in the order of the native rule
 
     def __init__(
         self,
         params: Any,
-        defaults: dict[str, Any],
+        rule: dict[str, Any],
         *,
+        map: MapLike | None = None,
+        gradient: str = "chain",
+        clamp: tuple[float, float] = (0.0, math.inf),
+        decay_space: str = "theta",
+        moments_dtype: torch.dtype | None = None,
+        maximize: bool = False,
         max_norm: float | None = None,
-        norm_space: Literal["theta", "z"] = "theta",
-        nonfinite: NonFinite = "ignore",
-        on_edit: Literal["resync", "raise"] = "resync",
+        norm_space: str = "theta",
+        nonfinite: str = "ignore",
+        on_edit: str = "resync",
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
     ) -> None:
+        if capturable:
+            raise ValueError("capturable: must be False, there is no CUDA graph to capture on the CPU")
+        if differentiable:
+            raise ValueError("differentiable: must be False, autograd cannot record a native step")
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm: must be positive, got {max_norm}")
         _one_of("norm_space", norm_space, ("theta", "z"))
-        _one_of("nonfinite", nonfinite, _NONFINITE)
-        _one_of("on_edit", on_edit, _ON_EDIT)
+        _one_of("nonfinite", nonfinite, ("ignore", "skip", "raise"))
+        _one_of("on_edit", on_edit, ("resync", "raise"))
         self.max_norm, self.norm_space = max_norm, norm_space
         self.nonfinite, self.on_edit = nonfinite, on_edit
         self.skipped = 0
         self._stepper = _core.Stepper()
         self._versions: dict[Tensor, int] = {}
-        super().__init__(params, defaults)
+        shared = {
+            "map": map,
+            "gradient": gradient,
+            "clamp": clamp,
+            "decay_space": decay_space,
+            "moments_dtype": moments_dtype,
+            "maximize": maximize,
+        }
+        super().__init__(params, {**rule, **shared})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with options of their own; see torch. Their z is f(theta) now."""
@@ -109,7 +168,8 @@ class MappedOptimizer(torch.optim.Optimizer):
         if not 0 <= low <= high:
             raise ValueError(f"clamp: expected 0 <= low <= high, got {group['clamp']}")
 
-    def _start(self, p: Tensor, group: dict[str, Any], index: int) -> None:
+    def _start(self, p: Tensor, group: dict[str, Any], index: int, z: Tensor | None = None) -> None:
+        """The state of a parameter before its first step, with a z of its own if theta came from one."""
         name = self._name(group, index)
         if p.dtype not in _STORED or p.device.type != "cpu" or p.layout is not torch.strided:
             raise TypeError(
@@ -123,7 +183,10 @@ class MappedOptimizer(torch.optim.Optimizer):
         dtype = computed_dtype(p)
         state = self.state[p]
         state["step"] = torch.tensor(0.0)
-        state["z"] = self._to_z(p, group, name)
+        if z is None:
+            state["z"] = self._to_z(p, group, name)
+        else:  # theta may have saturated: f(theta) need not exist
+            state["z"] = torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(z)
         moments = group["moments_dtype"] or dtype
         for key in self._moments_of(group):
             state[key] = torch.zeros_like(p, dtype=moments, requires_grad=False)
@@ -232,7 +295,7 @@ class MappedOptimizer(torch.optim.Optimizer):
         beta1, beta2 = group.get("betas", (group.get("momentum", 0.0), 0.0))
         decays = group["weight_decay"] != 0
         return (
-            self._rule,
+            _core.RULES[self._rule],
             _GRADIENTS.index(group["gradient"]),
             *(float(v) for v in group["clamp"]),
             _DECAYS.index(group["decay_space"]) if decays else 0,
@@ -293,7 +356,9 @@ class MappedOptimizer(torch.optim.Optimizer):
                 if buffer is not None and (buffer.shape != p.shape or buffer.stride() != p.stride()):
                     raise ValueError(f"{name}: its state {key!r} has another layout; call resync()")
         if bad >= 0:
-            raise ValueError(f"{name}: its memory is not dense, or overlaps that of another parameter")
+            raise ValueError(
+                f"{name}: its memory is not dense, or overlaps that of its gradient or another one"
+            )
 
     def _edited(self, p: Tensor, group: dict[str, Any], index: int) -> None:
         if self.on_edit == "raise":
@@ -356,10 +421,10 @@ class MappedOptimizer(torch.optim.Optimizer):
             raise ValueError("state_dict: its groups of parameters differ from those of this optimizer")
         maps = [group["map"] for group in self.param_groups]
         for number, (saved, m) in enumerate(zip(saved_groups, maps, strict=True)):
-            if "map" in saved and saved["map"] != _plain(m) and not resync:
+            if "map" in saved and saved["map"] != m.to_json() and not resync:
                 raise ValueError(
-                    f"state_dict: group {number} was saved with the map {saved['map']}, and has {_plain(m)}; "
-                    "resync=True starts it anew from theta"
+                    f"state_dict: group {number} was saved with the map {saved['map']}, and has "
+                    f"{m.to_json()}; resync=True starts it anew from theta"
                 )
         own_options = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
         groups = [
@@ -367,18 +432,18 @@ class MappedOptimizer(torch.optim.Optimizer):
         ]
         super().load_state_dict({**state_dict, "param_groups": groups})
         for saved, group in zip(saved_groups, self.param_groups, strict=True):
-            other_map = saved.get("map", _plain(group["map"])) != _plain(group["map"])
+            other_map = saved.get("map", group["map"].to_json()) != group["map"].to_json()
             for index, (number, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
                 self._load(p, group, index, {} if other_map else state_dict["state"].get(number, {}))
 
     def _load(self, p: Tensor, group: dict[str, Any], index: int, saved: dict[str, Any]) -> None:
         """The state of one parameter, in its own dtypes: torch has cast it to that of theta."""
         self.state[p] = {}
-        self._start(p, group, index)
+        self._start(p, group, index, saved.get("z"))
         state = self.state[p]
         if "step" in saved:
             state["step"].fill_(float(saved["step"]))
-        for key in state.keys() & saved.keys() - {"step"}:
+        for key in state.keys() & saved.keys() - {"step", "z"}:
             state[key].copy_(saved[key])
         if saved and "z" not in saved:  # of an optimizer without maps: moments of the gradient in theta
             slope = inverse_jacobian(state["z"], group["map"])
@@ -397,78 +462,26 @@ class MappedOptimizer(torch.optim.Optimizer):
         self._versions = {p: p._version for group in self.param_groups for p in group["params"]}
 
 
-def _plain(m: Map) -> Any:
-    return m.to_json()
-
-
 def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def _options(
-    map: MapLike | None,
-    gradient: GradientMode,
-    clamp: tuple[float, float],
-    decay_space: DecaySpace,
-    moments: Any,
-) -> dict[str, Any]:
-    return {
-        "map": map,
-        "gradient": gradient,
-        "clamp": clamp,
-        "decay_space": decay_space,
-        "moments_dtype": moments,
-    }
-
-
-def _refuse(**flags: object) -> None:
-    """Keywords of torch that would change what a step does, and are not there."""
-    reasons = {
-        "amsgrad": "the running maximum is not kept",
-        "capturable": "there is no CUDA graph to capture on the CPU",
-        "differentiable": "the native step is not recorded by autograd",
-    }
-    for name, value in flags.items():
-        if value:
-            raise NotImplementedError(f"{name}: {reasons[name]}")
-
-
-_COMMON = """
-    map : Map or str, optional
-        The map of all parameters; groups may have their own. None: the identity.
-    gradient : {"chain", "dual", "clamped"}
-        How the gradient in theta becomes one in z: times dtheta/dz; as it is (mirror descent: with `Log` the
-        exponentiated gradient); or times dtheta/dz held inside `clamp`.
-    clamp : (float, float)
-        The least and the largest derivative of "clamped".
-    decay_space : {"theta", "z", "none"}
-        What weight decay shrinks: the parameter, or z (which a `Log` would draw to theta = 1).
-    moments_dtype : torch.dtype, optional
-        ``torch.bfloat16`` halves the memory of the moments. Default: as z, float32 (float64 for float64).
-    maximize : bool
-        Ascend instead.
-    foreach, fused : bool, optional
-        Accepted and ignored: a step is always one native call.
-    **options
-        `max_norm`, `norm_space`, `nonfinite`, `on_edit`: see `MappedOptimizer`.
-"""
-
-
 class Adam(MappedOptimizer):
-    __doc__ = f"""Adam in the mapped space: ``torch.optim.Adam`` with bounds and scales.
-
-    theta stays the ``nn.Parameter``; the gradient is pulled back to z = f(theta), Adam moves z, and
-    theta = f⁻¹(z) is written, for all parameters in one native pass.
+    """Adam in the mapped space: ``torch.optim.Adam`` with bounds and scales.
 
     Parameters
     ----------
     params, lr, betas, eps, weight_decay, decoupled_weight_decay
-        As in torch. `lr` is in units of z: for `Log` a relative change. See `convert_lr`.{_COMMON}"""
+        As in torch.
+    amsgrad : bool
+        ValueError where True: the running maximum is not kept.
+    **options
+        `map`, `gradient`, `max_norm` and the others of `MappedOptimizer`.
+    """
 
-    _rule = 1
+    _rule = "adam"
     _moments = ("exp_avg", "exp_avg_sq")
-    _decoupled: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -479,43 +492,29 @@ class Adam(MappedOptimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
-        map: MapLike | None = None,
-        gradient: GradientMode = "chain",
-        clamp: tuple[float, float] = (0.0, math.inf),
-        decay_space: DecaySpace = "theta",
-        moments_dtype: torch.dtype | None = None,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        fused: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        decoupled_weight_decay: bool | None = None,
-        **options: Any,
+        decoupled_weight_decay: bool = False,
+        **options: Unpack[Options],
     ) -> None:
-        _refuse(amsgrad=amsgrad, capturable=capturable, differentiable=differentiable)
-        defaults = {
+        if amsgrad:
+            raise ValueError("amsgrad: must be False, the running maximum is not kept")
+        rule = {
             "lr": lr,
             "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
-            "decoupled_weight_decay": self._decoupled
-            if decoupled_weight_decay is None
-            else decoupled_weight_decay,
-            "maximize": maximize,
-            **_options(map, gradient, clamp, decay_space, moments_dtype),
+            "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults, **options)
+        super().__init__(params, rule, **options)
 
 
 class AdamW(Adam):
-    __doc__ = f"""AdamW in the mapped space: `Adam` with decoupled weight decay.
+    """AdamW in the mapped space: `Adam` with decoupled weight decay.
 
     Parameters
     ----------
-    params, lr, betas, eps, weight_decay
-        As in torch.{_COMMON}"""
-
-    _decoupled = True
+    params, lr, betas, eps, weight_decay, amsgrad, **options
+        Those of `Adam`.
+    """
 
     def __init__(
         self,
@@ -525,20 +524,25 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay=True, **options
+        )
 
 
 class SGD(MappedOptimizer):
-    __doc__ = f"""Stochastic gradient descent in the mapped space, with momentum and Nesterov's variant.
+    """Stochastic gradient descent in the mapped space, with momentum and Nesterov's variant.
 
     Parameters
     ----------
     params, lr, momentum, dampening, weight_decay, nesterov
-        As in torch.{_COMMON}"""
+        As in torch.
+    **options
+        `map`, `gradient`, `max_norm` and the others of `MappedOptimizer`.
+    """
 
-    _rule = 0
+    _rule = "sgd"
     _moments = ("momentum_buffer",)
 
     def __init__(
@@ -549,34 +553,21 @@ class SGD(MappedOptimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        *,
-        map: MapLike | None = None,
-        gradient: GradientMode = "chain",
-        clamp: tuple[float, float] = (0.0, math.inf),
-        decay_space: DecaySpace = "theta",
-        moments_dtype: torch.dtype | None = None,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        fused: bool | None = None,
-        differentiable: bool = False,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
-        _refuse(differentiable=differentiable)
         if momentum < 0:
             raise ValueError(f"momentum: must not be negative, got {momentum}")
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError("nesterov: needs a momentum and no dampening")
-        defaults = {
+        rule = {
             "lr": lr,
             "momentum": momentum,
             "dampening": dampening,
             "weight_decay": weight_decay,
             "decoupled_weight_decay": False,
             "nesterov": nesterov,
-            "maximize": maximize,
-            **_options(map, gradient, clamp, decay_space, moments_dtype),
         }
-        super().__init__(params, defaults, **options)
+        super().__init__(params, rule, **options)
 
     def _moments_of(self, group: dict[str, Any]) -> tuple[str, ...]:
         return self._moments if group["momentum"] else ()
@@ -589,10 +580,8 @@ class MirrorDescent(SGD):
 
     Parameters
     ----------
-    params, lr, momentum, weight_decay
-        As in `SGD`.
-    map : Map or str, optional
-        The mirror map.
+    params, lr
+        As in torch.
     **options
         Those of `SGD`, without `gradient`.
     """
@@ -602,14 +591,17 @@ class MirrorDescent(SGD):
 
 
 class Lion(MappedOptimizer):
-    __doc__ = f"""Lion in the mapped space: steps of one size, by the sign of a momentum (Chen et al. 2023).
+    """Lion in the mapped space: steps of one size, by the sign of a momentum (Chen et al. 2023).
 
     Parameters
     ----------
     params, lr, betas, weight_decay
-        Weight decay is decoupled, as in the paper.{_COMMON}"""
+        Weight decay is decoupled, as in the paper.
+    **options
+        `map`, `gradient`, `max_norm` and the others of `MappedOptimizer`.
+    """
 
-    _rule = 2
+    _rule = "lion"
     _moments = ("exp_avg",)
 
     def __init__(
@@ -618,26 +610,10 @@ class Lion(MappedOptimizer):
         lr: float | Tensor = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
-        *,
-        map: MapLike | None = None,
-        gradient: GradientMode = "chain",
-        clamp: tuple[float, float] = (0.0, math.inf),
-        decay_space: DecaySpace = "theta",
-        moments_dtype: torch.dtype | None = None,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        fused: bool | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "decoupled_weight_decay": True,
-            "maximize": maximize,
-            **_options(map, gradient, clamp, decay_space, moments_dtype),
-        }
-        super().__init__(params, defaults, **options)
+        rule = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "decoupled_weight_decay": True}
+        super().__init__(params, rule, **options)
 
 
 @torch.no_grad()
@@ -663,8 +639,6 @@ def convert_lr(lr: float, theta: Tensor, map: MapLike, to: Literal["z", "theta"]
     -------
     float
     """
-    from fastmap._functional import jacobian
-
     _one_of("to", to, ("z", "theta"))
     slope = float(jacobian(theta.detach(), map).abs().median())
     return lr * slope if to == "z" else lr / slope
