@@ -19,7 +19,8 @@ struct Kumaraswamy {
   // clang-format off
   static constexpr MapInfo info{
       "kumaraswamy",
-      "Kumaraswamy's distribution, a warp of [0, 1]: z = 1 - (1 - theta^concentration1)^concentration0.",
+      "Kumaraswamy's distribution, a warp of [0, 1]: z = 1 - (1 - theta^concentration1)^concentration0. "
+      "Next to a root that the parameters move, float64 log-derivatives are accurate absolutely, not relatively.",
       2, {{"concentration1", 1, Constraint::positive}, {"concentration0", 1, Constraint::positive}},
       "0", "1", "0", "1",
       {"-expm1(concentration0*" FM_LOG_REST ")",

@@ -12,7 +12,7 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -247,6 +247,25 @@ class Compiled:
         return torch.compile(into, dynamic=True)
 
 
+class _Constants(ast.NodeTransformer):
+    """What does not depend on the variable as a number, computed once; torch.log takes no number."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._known = {**vars(math), **params}
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        match node:
+            case ast.Call(func=ast.Name(id="where"), args=[ast.Constant(value=chosen), yes, no]):
+                return yes if chosen else no
+            case ast.BinOp() | ast.UnaryOp() | ast.Compare() | ast.Call() | ast.Name():
+                names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                if names <= self._known.keys():
+                    value = eval(ast.unparse(node), dict(self._known))
+                    return node if callable(value) else ast.Constant(value)
+        return node
+
+
 class _Branches(ast.NodeTransformer):
     """where(condition, yes, no) as an expression that evaluates one of the two."""
 
@@ -282,14 +301,14 @@ def formula(m: CatalogMap, direction: str, library: ModuleType) -> Callable[[Any
     text = m.entry["formulas"][direction]
     if text == variable:  # the identity: a copy
         text = f"{variable} * 1"
-    tree = ast.parse(f"lambda {variable}: {text}", mode="eval")
+    tree = _Constants(m.params).visit(ast.parse(f"lambda {variable}: {text}", mode="eval"))
+    tree = ast.fix_missing_locations(tree)
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call)}  # type: ignore[attr-defined]
     if library is math:
         tree = ast.fix_missing_locations(_Branches().visit(tree))
         called -= {"where"}
     if any(scope.get(name) is None for name in called):
         return None
-    scope |= {"pi": math.pi, **m.params}
     return eval(compile(tree, m.name, "eval"), scope)  # type: ignore[no-any-return]
 
 
