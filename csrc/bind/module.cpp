@@ -143,11 +143,13 @@ bool apply_arrays(int op, const BoundProgram* program, int policy, py::handle x_
 // The steps of one optimizer.
 class Stepper {
  public:
-  // rows: (program, parameter row strides, group, theta, gradient, z, first moment or None, second or None).
+  // rows: (program, parameter row strides, group, theta, gradient, z, first moment or None, second or None, how many
+  // steps it or each of its rows has taken, address and number of the indices of the rows that take part or None).
   // Returns the row with a buffer that cannot be used, else -1; what is wrong is the caller's to find out.
   int prepare(const std::vector<py::tuple>& rows, const std::vector<py::tuple>& groups) {
     groups_.clear();
     tensors_.clear();
+    counts_.clear();
     for (const py::tuple& group : groups) groups_.push_back(group_of(group));
     std::vector<Span> spans;
     for (std::size_t i = 0; i < rows.size(); ++i)
@@ -168,9 +170,12 @@ class Stepper {
     py::gil_scoped_release release;
     return fastmap::sum_of_squares(tensors_, of_z);
   }
+  // Counts it, too.
   void step(double factor) const {
     py::gil_scoped_release release;
     fastmap::step(tensors_, factor);
+    for (const Counts& c : counts_)
+      for (std::size_t i = 0; i < c.n; ++i) c.data[c.rows ? std::size_t(c.rows[i]) : i] += 1;
   }
 
  private:
@@ -182,22 +187,26 @@ class Stepper {
     bool operator<(const Span& o) const { return begin != o.begin ? begin < o.begin : row < o.row; }
   };
 
+  struct Counts {
+    float* data;
+    const std::int64_t* rows;
+    std::size_t n;
+  };
+
   static StepGroup group_of(const py::tuple& t) {
     StepGroup g{Rule(t[0].cast<int>()), Gradient(t[1].cast<int>()), t[2].cast<double>(),
                 t[3].cast<double>(),    Decay(t[4].cast<int>()),    t[5].cast<bool>(),
                 t[6].cast<double>(),    t[7].cast<bool>(),          {}};
-    const double beta1 = t[9].cast<double>(), beta2 = t[10].cast<double>();
-    const auto number = t[13].cast<std::uint64_t>();
     g.args = {t[8].cast<double>(),
-              beta1,
-              beta2,
+              t[9].cast<double>(),
+              t[10].cast<double>(),
               t[11].cast<double>(),
               t[12].cast<double>(),
               1,
-              bias_correction(beta1, number),
-              bias_correction(beta2, number),
-              number == 1,
-              t[14].cast<bool>()};
+              1,
+              1,
+              false,
+              t[13].cast<bool>()};
     return g;
   }
 
@@ -205,14 +214,15 @@ class Stepper {
     StepTensor tensor{{t[0].cast<const BoundProgram*>(), kStoredFloat32, {}},
                       kStoredFloat32,
                       kStoredFloat32,
-                      &groups_.at(t[2].cast<std::size_t>())};
+                      &groups_.at(t[2].cast<std::size_t>()),
+                      {}};
     const py::tuple parameter_rows = t[1];
     Layout& layout = tensor.segment.layout;
     bind::Plain theta;
     constexpr Operand order[] = {kOut, kG, kX, kFirst, kSecond};
     for (int i = 0; i < 5; ++i) {
       bind::Plain b;
-      if (i >= 3 && t[3 + i].is_none()) continue;
+      if (i >= 3 && t[3 + std::size_t(i)].is_none()) continue;
       if (!bind::borrow_tensor(t[3 + i], b)) return false;
       if (i == 0) {
         theta = b;
@@ -242,11 +252,37 @@ class Stepper {
       // What changes is dense, in one order: its elements fill one stretch of memory.
       if (!bind::is_dense(b) || !std::equal(b.strides, b.strides + b.ndim, theta.strides)) return false;
     }
+    if (!count(t, tensor)) return false;
     tensors_.push_back(std::move(tensor));
     return true;
   }
 
+  // How many steps were taken, and which rows take part.
+  bool count(const py::tuple& t, StepTensor& tensor) {
+    bind::Plain b;
+    if (!bind::borrow_tensor(t[8], b) || b.storage != kStoredFloat32 || b.ndim > 1) return false;
+    Layout& layout = tensor.segment.layout;
+    Counts counts{reinterpret_cast<float*>(b.data), nullptr, b.elements};
+    if (b.ndim == 1) {
+      if (layout.dims.empty() || layout.dims[0].length != b.elements || !bind::is_dense(b)) return false;
+      layout.data[kCount] = b.data;
+      layout.dims[0].strides[kCount] = sizeof(float);
+    } else {
+      tensor.args = at_step(tensor.group->args, std::uint64_t(*counts.data) + 1);
+    }
+    if (!t[9].is_none()) {
+      if (b.ndim == 0) return false;
+      const py::tuple rows = t[9];
+      counts.rows = layout.dims[0].chosen = reinterpret_cast<const std::int64_t*>(
+          rows[0].cast<std::uintptr_t>());
+      counts.n = layout.dims[0].length = rows[1].cast<std::size_t>();
+    }
+    counts_.push_back(counts);
+    return true;
+  }
+
   std::vector<StepGroup> groups_;
+  std::vector<Counts> counts_;
   std::vector<StepTensor> tensors_;
   std::vector<Span> verified_;
 };

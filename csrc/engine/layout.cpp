@@ -8,10 +8,11 @@
 namespace fastmap {
 namespace {
 
-// Calls move(element, stride, done, m) for each piece of a row in the n elements from a logical index on.
+// Calls move(element, stride, done, m) for each piece of a row in the n elements from a logical index on. Chosen
+// elements are pieces of their own.
 template <class Move>
 void walk(const Layout& l, Operand operand, std::size_t index, std::size_t n, const Move& move) {
-  const std::size_t length = l.dims.empty() ? 1 : l.dims.back().length;
+  const std::size_t length = l.dims.empty() || l.dims.back().chosen ? 1 : l.dims.back().length;
   const std::ptrdiff_t stride = l.dims.empty() ? 0 : l.dims.back().strides[operand];
   for (std::size_t done = 0, m; done < n; done += m) {
     m = std::min(n - done, length - (index + done) % length);
@@ -59,31 +60,31 @@ std::size_t Layout::run() const {
 std::size_t Layout::row(std::size_t index) const {
   std::ptrdiff_t r = 0;
   for (auto d = dims.rbegin(); d != dims.rend(); index /= d->length, ++d)
-    r += std::ptrdiff_t(index % d->length) * d->row;
+    r += d->position(index % d->length) * d->row;
   return std::size_t(r);
 }
 
 char* Layout::at(Operand operand, std::size_t index) const {
   char* p = data[operand];
   for (std::size_t d = dims.size(); d-- > 1; index /= dims[d].length)
-    p += std::ptrdiff_t(index % dims[d].length) * dims[d].strides[operand];
-  return dims.empty() ? p : p + std::ptrdiff_t(index) * dims[0].strides[operand];
+    p += dims[d].position(index % dims[d].length) * dims[d].strides[operand];
+  return dims.empty() ? p : p + dims[0].position(index) * dims[0].strides[operand];
 }
 
 bool Layout::contiguous(Operand operand, std::size_t index, std::size_t n, std::size_t item) const {
   if (n == 1) return true;
   const Dim& last = dims.back();
-  return last.strides[operand] == std::ptrdiff_t(item) &&
+  return last.strides[operand] == std::ptrdiff_t(item) && !last.chosen &&
          (dims.size() == 1 || index % last.length + n <= last.length);
 }
 
 void merge(Layout& l) {
   std::vector<Layout::Dim> merged;
   for (const Layout::Dim& dim : l.dims) {
-    if (dim.length == 1) continue;
+    if (dim.length == 1 && !dim.chosen) continue;
     const auto is_inside = [&](const Layout::Dim& outer) {
       const auto length = std::ptrdiff_t(dim.length);
-      bool one = outer.row == dim.row * length;
+      bool one = outer.row == dim.row * length && !outer.chosen && !dim.chosen;
       for (int o = 0; o < kOperands; ++o) one &= !l.data[o] || outer.strides[o] == dim.strides[o] * length;
       return one;
     };
@@ -112,7 +113,7 @@ std::vector<Layout> ordered(Layout l, std::size_t tile) {
                             std::any_of(l.dims.begin(), l.dims.end(), [&](const Layout::Dim& d) {
                               return d.row != 0 && stride(d) < stride(last);
                             });
-  if (!long_strides || last.length <= tile) return {std::move(l)};
+  if (!long_strides || last.length <= tile || last.chosen) return {std::move(l)};
   Layout rest = l;
   const std::size_t tiles = last.length / tile;
   rest.dims.back().length = last.length % tile;

@@ -2,18 +2,24 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace fastmap {
 
-// An optimizer's step has z as kX, theta as kOut, and two moments.
-enum Operand { kX, kG, kOut, kFirst, kSecond, kOperands };
+// An optimizer's step has z as kX, theta as kOut, two moments, and may count the steps of each row.
+enum Operand { kX, kG, kOut, kFirst, kSecond, kCount, kOperands };
 
 struct Layout {
   struct Dim {
     std::size_t length;
-    std::ptrdiff_t row;                 // stride of the parameter rows
-    std::ptrdiff_t strides[kOperands];  // in bytes
+    std::ptrdiff_t row;                    // stride of the parameter rows
+    std::ptrdiff_t strides[kOperands];     // in bytes
+    const std::int64_t* chosen = nullptr;  // where some rows take part only: which ones
+
+    std::ptrdiff_t position(std::size_t i) const {
+      return std::ptrdiff_t(chosen ? chosen[i] : std::int64_t(i));
+    }
   };
   char* data[kOperands] = {};  // null: the call has no such buffer
   std::vector<Dim> dims;

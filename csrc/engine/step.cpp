@@ -65,7 +65,7 @@ bool fused_step(const StepTensor& t, const Row& row, const Layout& l, std::size_
   const StepGroup& group = *t.group;
   const Storage storage = t.segment.storage;
   if (row.size() != 1 || row[0].inverted || t.gradient != storage || t.moments != storage ||
-      half_of(storage) >= 0 || group.gradient != Gradient::chain || group.args.lr == 0 ||
+      half_of(storage) >= 0 || group.gradient != Gradient::chain || group.args.lr == 0 || l.data[kCount] ||
       !(group.decay == Decay::none || (group.decay == Decay::z && group.decoupled)))
     return false;
   const FusedKernel kernel = row[0].kernels->fused[group.rule];
@@ -73,7 +73,7 @@ bool fused_step(const StepTensor& t, const Row& row, const Layout& l, std::size_
   if (!kernel) return false;
   for (const Operand o : {kX, kG, kOut, kFirst, kSecond})
     if (!l.contiguous(o, index, m, item)) return false;
-  RuleArgs args = group.args;
+  RuleArgs args = t.args;
   if (group.decay == Decay::z) args.decay = 1 - args.lr * group.weight_decay;
   const StepBlock block{l.at(kG, index),      l.at(kX, index),   l.at(kFirst, index),
                         l.at(kSecond, index), l.at(kOut, index), s.old_z,
@@ -84,6 +84,28 @@ bool fused_step(const StepTensor& t, const Row& row, const Layout& l, std::size_
   std::memcpy(l.at(kSecond, index), s.slope, m * item);
   std::memcpy(l.at(kOut, index), s.new_theta, m * item);
   return true;
+}
+
+// Moves z and the moments by the rule. Rows with counts of their own: stretches of one count after another.
+void update(const StepTensor& t, const Layout& l, std::size_t index, std::size_t m, double decay,
+            StepSpace& s) {
+  const RuleKernel rule = active_isa().engine->rules[t.group->rule][dtype_of(t.segment.storage)];
+  const std::size_t item = compute_size(t.segment.storage);
+  const auto from = [&](Operand o, const Held& held, std::size_t i) -> void* {
+    return l.data[o] ? static_cast<char*>(held.data) + i * item : nullptr;
+  };
+  const auto run = [&](RuleArgs args, std::size_t i, std::size_t n) {
+    args.decay = decay;
+    rule(args, s.gradient + i * item, from(kX, s.z, i), from(kFirst, s.first, i), from(kSecond, s.second, i),
+         n);
+  };
+  if (!l.data[kCount]) return run(t.args, 0, m);
+  float counts[kStepBytes / sizeof(float)];
+  gather(l, kCount, index, m, sizeof(float), counts);
+  for (std::size_t i = 0, end; i < m; i = end) {
+    end = std::size_t(std::find_if(counts + i, counts + m, [&](float c) { return c != counts[i]; }) - counts);
+    run(at_step(t.group->args, std::uint64_t(counts[i]) + 1), i, end - i);
+  }
 }
 
 void step_block(const StepTensor& t, const Layout& l, std::size_t index, std::size_t m, double factor,
@@ -118,17 +140,23 @@ void step_block(const StepTensor& t, const Layout& l, std::size_t index, std::si
     from_z(row, storage, kInverseJacobian, s.old_z, s.slope, m, w.scratch);
     engine.subtract_quotient[dtype](s.z.data, s.theta.data, s.slope, m, decay_rate);
   }
-  RuleArgs args = group.args;
-  args.decay = group.decay == Decay::z && group.decoupled ? 1 - decay_rate : 1;
-  engine.rules[group.rule][dtype](args, s.gradient, s.z.data, l.data[kFirst] ? s.first.data : nullptr,
-                                  l.data[kSecond] ? s.second.data : nullptr, m);
-  if (args.lr == 0) std::memcpy(s.z.data, s.old_z, bytes);  // even where 0 times the update is -0 or NaN
+  update(t, l, index, m, group.decay == Decay::z && group.decoupled ? 1 - decay_rate : 1, s);
+  if (group.args.lr == 0)
+    std::memcpy(s.z.data, s.old_z, bytes);  // even where 0 times the update is -0 or NaN
   from_z(row, storage, kInverse, s.z.data, s.new_theta, m, w.scratch);
   engine.replace_moved[dtype](s.theta.data, s.new_theta, s.z.data, s.old_z, m);
   s.theta.put_back(w, storage, l, kOut, index, m);
   s.z.put_back(w, computed, l, kX, index, m);
   if (l.data[kFirst]) s.first.put_back(w, t.moments, l, kFirst, index, m);
   if (l.data[kSecond]) s.second.put_back(w, t.moments, l, kSecond, index, m);
+}
+
+// 1 - beta^step by squaring, in double as torch has it: libm differs by platform.
+double bias_correction(double beta, std::uint64_t step) {
+  double power = 1;
+  for (; step; step /= 2, beta *= beta)
+    if (step % 2) power *= beta;
+  return 1 - power;
 }
 
 std::vector<Segment> segments_of(const std::vector<StepTensor>& tensors) {
@@ -142,12 +170,12 @@ std::vector<Segment> segments_of(const std::vector<StepTensor>& tensors) {
 
 }  // namespace
 
-double bias_correction(double beta, std::uint64_t step) {
+RuleArgs at_step(RuleArgs args, std::uint64_t number) {
   FloatMode mode;
-  double power = 1;
-  for (; step; step /= 2, beta *= beta)
-    if (step % 2) power *= beta;
-  return 1 - power;
+  args.bias1 = bias_correction(args.beta1, number);
+  args.bias2 = bias_correction(args.beta2, number);
+  args.first = number == 1;
+  return args;
 }
 
 void step(const std::vector<StepTensor>& tensors, double factor) {

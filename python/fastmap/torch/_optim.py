@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -13,6 +13,7 @@ from fastmap import _core, _native
 from fastmap._errors import DomainError
 from fastmap._functional import forward, inverse, inverse_jacobian, jacobian
 from fastmap._map import MapLike, resolve
+from fastmap.torch._rows import RowSurgery, own_counts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,7 +47,7 @@ class Options(TypedDict, total=False):
     differentiable: bool
 
 
-class MappedOptimizer(torch.optim.Optimizer):
+class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
     """What the mapped optimizers share. theta stays the ``nn.Parameter``; z and the moments live here.
 
     A step pulls the gradient back to z = f(theta), moves z by the rule and writes theta = f⁻¹(z), for all
@@ -182,7 +183,7 @@ class MappedOptimizer(torch.optim.Optimizer):
         _native.row_strides(group["map"], tuple(p.shape), name)
         dtype = computed_dtype(p)
         state = self.state[p]
-        state["step"] = torch.tensor(0.0)
+        state["step"] = torch.tensor(0.0, dtype=torch.float32)
         if z is None:
             state["z"] = self._to_z(p, group, name)
         else:  # theta may have saturated: f(theta) need not exist
@@ -211,13 +212,22 @@ class MappedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     @torch.compiler.disable
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        mask: Tensor | Mapping[Tensor, Tensor] | None = None,
+    ) -> Any:
         """Take one step.
 
         Parameters
         ----------
         closure : callable, optional
             Evaluates the model and returns the loss.
+        mask : bool tensor of shape (N,), or dict of such by parameter, optional
+            The rows, along the first axis, that take part; of all parameters with a gradient, or of those in
+            the dict. The others keep theta, z and moments to the bit, and rows count their steps from then on
+            each for itself, as the bias correction of `Adam` needs it.
 
         Returns
         -------
@@ -227,7 +237,8 @@ class MappedOptimizer(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            A gradient of another shape, device or kind, or buffers that overlap. Nothing has been written.
+            A gradient of another shape, device or kind, buffers that overlap, or a mask that does not fit.
+            Nothing has been written.
         FloatingPointError
             ``nonfinite="raise"`` and a gradient is not finite. Nothing has been written.
         RuntimeError
@@ -243,7 +254,7 @@ class MappedOptimizer(torch.optim.Optimizer):
         scale = getattr(self, "grad_scale", None)
         factor = 1.0 if scale is None else 1 / float(scale)
 
-        rows, groups, moved = self._rows()
+        rows, groups, moved = self._rows(mask)
         self._prepare(rows, groups, moved)
         factor = self._clipped(factor, moved)
         if math.isnan(factor):
@@ -251,38 +262,66 @@ class MappedOptimizer(torch.optim.Optimizer):
             return loss
         self._stepper.step(factor)
         written: list[Tensor] = []
-        for p, _, _ in moved:
+        for p, *_ in moved:
             state = self.state[p]
-            state["step"] += 1
-            written += (p, state["z"], *(state[key] for key in self._moments if key in state))
+            written += (p, *(value for key, value in state.items() if key != "step"))
         torch.autograd.graph.increment_version(written)
-        for p, _, _ in moved:
+        for p, *_ in moved:
             self._versions[p] = p._version
         return loss
 
-    def _rows(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[Any]]:
-        """What takes part in this step, as `_core.Stepper` takes it, and its (parameter, group, index)."""
+    def _rows(
+        self, mask: Tensor | Mapping[Tensor, Tensor] | None = None
+    ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], list[Any]]:
+        """What takes part in this step, as `_core.Stepper` takes it, and what it is of."""
         rows: list[tuple[Any, ...]] = []
-        groups: list[tuple[Any, ...]] = []
         moved = []
-        for group in self.param_groups:
+        visible = self._visible(mask)
+        for number, group in enumerate(self.param_groups):
             m = group["map"]
-            by_step: dict[int, int] = {}  # parameters of a group that joined later count their own steps
             for index, p in enumerate(group["params"]):
                 if p.grad is None:
                     continue
                 if p._version != self._versions[p]:
                     self._edited(p, group, index)
-                state = self.state[p]
-                number = int(state["step"]) + 1
-                if number not in by_step:
-                    by_step[number] = len(groups)
-                    groups.append(self._native_group(group, number))
+                state, chosen = self.state[p], visible.get(p)
+                if chosen is not None:
+                    own_counts(p, state)
                 first, second = (*map(state.get, self._moments), None, None)[:2]
                 strides = tuple(_native.row_strides(m, tuple(p.shape), "theta")) if m.shape else ()
-                rows.append((m.program, strides, by_step[number], p, p.grad, state["z"], first, second))
-                moved.append((p, group, index))
-        return rows, groups, moved
+                buffers = (p, p.grad, state["z"], first, second, state["step"])
+                where = None if chosen is None else (chosen.data_ptr(), chosen.numel())
+                rows.append((m.program, strides, number, *buffers, where))
+                moved.append((p, group, index, chosen))
+        return rows, [self._native_group(group) for group in self.param_groups], moved
+
+    def _visible(self, mask: Tensor | Mapping[Tensor, Tensor] | None) -> dict[Tensor, Tensor]:
+        """The indices of the rows that take part, by parameter."""
+        if mask is None:
+            return {}
+        with_gradient = [
+            (p, self._name(group, index))
+            for group in self.param_groups
+            for index, p in enumerate(group["params"])
+            if p.grad is not None
+        ]
+        masks = mask if isinstance(mask, Mapping) else {p: mask for p, _ in with_gradient}
+        if any(p not in self.state for p in masks):
+            raise ValueError("mask: has an entry that is no parameter of this optimizer")
+        indices: dict[int, Tensor] = {}  # attributes of one object share a mask
+        visible = {}
+        for p, name in with_gradient:
+            if (m := masks.get(p)) is None:
+                continue
+            if m.dtype is not torch.bool or m.device.type != "cpu" or p.ndim == 0 or m.shape != p.shape[:1]:
+                raise ValueError(
+                    f"mask: expected a bool tensor of shape {tuple(p.shape[:1])} on the CPU for {name}, "
+                    f"got {m.dtype} of shape {tuple(m.shape)} on {m.device}"
+                )
+            if id(m) not in indices:
+                indices[id(m)] = m.nonzero().flatten()
+            visible[p] = indices[id(m)]
+        return visible
 
     def _prepare(self, rows: list[tuple[Any, ...]], groups: list[tuple[Any, ...]], moved: list[Any]) -> None:
         """Every check of the buffers; nothing is written."""
@@ -290,8 +329,8 @@ class MappedOptimizer(torch.optim.Optimizer):
         if bad >= 0 or any(row[4].is_neg() for row in rows):
             self._explain(bad, rows, moved)
 
-    def _native_group(self, group: dict[str, Any], number: int) -> tuple[Any, ...]:
-        """What `_core.Stepper` takes for the parameters of a group that take their step of this number."""
+    def _native_group(self, group: dict[str, Any]) -> tuple[Any, ...]:
+        """What `_core.Stepper` takes for the parameters of a group."""
         beta1, beta2 = group.get("betas", (group.get("momentum", 0.0), 0.0))
         decays = group["weight_decay"] != 0
         return (
@@ -307,7 +346,6 @@ class MappedOptimizer(torch.optim.Optimizer):
             float(beta2),
             float(group.get("eps", 0.0)),
             float(group.get("dampening", 0.0)),
-            number,
             bool(group.get("nesterov", False)),
         )
 
@@ -320,8 +358,10 @@ class MappedOptimizer(torch.optim.Optimizer):
         if not math.isfinite(norm) and self.nonfinite != "ignore":
             if self.nonfinite == "skip":
                 return math.nan
-            for p, group, index in moved:
+            for p, group, index, chosen in moved:
                 bad = ~torch.isfinite(p.grad)
+                if chosen is not None:
+                    bad &= torch.zeros_like(bad).index_fill_(0, chosen, True)
                 if count := int(bad.sum()):
                     first = tuple(int(i) for i in bad.nonzero()[0])
                     name = self._name(group, index)
@@ -337,8 +377,8 @@ class MappedOptimizer(torch.optim.Optimizer):
         """Raise what is wrong with a parameter that the native step cannot take."""
         numbers = range(len(rows)) if bad < 0 else [bad]
         for i in numbers:
-            p, grad, z, *moments = rows[i][3:]
-            group, index = moved[i][1:]
+            p, grad, z, *moments = rows[i][3:8]
+            group, index = moved[i][1:3]
             name = self._name(group, index)
             if grad.is_sparse or grad.layout is not torch.strided:
                 raise TypeError(f"{name}: sparse gradients are not supported; use a dense one")
@@ -442,7 +482,7 @@ class MappedOptimizer(torch.optim.Optimizer):
         self._start(p, group, index, saved.get("z"))
         state = self.state[p]
         if "step" in saved:
-            state["step"].fill_(float(saved["step"]))
+            state["step"] = torch.as_tensor(saved["step"], dtype=torch.float32).clone()
         for key in state.keys() & saved.keys() - {"step", "z"}:
             state[key].copy_(saved[key])
         if saved and "z" not in saved:  # of an optimizer without maps: moments of the gradient in theta
