@@ -228,6 +228,19 @@ def test_reset_starts_rows_anew():
     assert torch.count_nonzero(state["exp_avg"][[1, 4]]) == 0
 
 
+def test_copies_of_rows_on_a_bound_can_start_anew():
+    p = torch.nn.Parameter(torch.tensor([[0.5], [0.9]]))
+    optimizer = ft.Adam([p], lr=50.0, map=fm.Interval(0, 1))
+    p.grad = torch.tensor([[0.1], [-0.1]])
+    optimizer.step()
+    assert p.detach().flatten().tolist() == [p[0].item(), 1.0]  # rounds to the bound; z is finite
+    z = optimizer.state[p]["z"].clone()
+    optimizer.select(torch.tensor([1, 1]))
+    optimizer.reset(torch.tensor([1]))
+    assert same(optimizer.state[p]["z"], z[[1, 1]])
+    assert optimizer.state[p]["step"].tolist() == [1.0, 0.0]
+
+
 def test_surgery_that_does_not_fit_changes_nothing():
     (scale, position, opacity), optimizer = scene()
     train((scale, position, opacity), optimizer)

@@ -136,9 +136,9 @@ class ByFastmap:
         self.optimizer.step(mask=visible if self.masked else None)
 
     def change(self, keep: Tensor, copies: Tensor) -> None:
-        added = {p: p.detach()[copies] for p in self.leaves.values()}
-        self.optimizer.select(keep)
-        self.optimizer.append(added)
+        kept = keep.nonzero().flatten()
+        self.optimizer.select(torch.cat([kept, copies]))
+        self.optimizer.reset(torch.arange(len(kept), len(kept) + len(copies)))
 
 
 def training(way: ByTorch | ByFastmap, seed: int) -> Training:

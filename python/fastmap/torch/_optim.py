@@ -419,19 +419,23 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
                 self._resync(p, group, index)
 
     def _resync(self, p: Tensor, group: dict[str, Any], index: int) -> None:
-        z, m = self.state[p]["z"], group["map"]
-        theta = p.detach().to(z.dtype)
-        fresh = forward(theta, m, invalid="nan")
+        self.state[p]["z"].copy_(self._synced_z(p, group, self._name(group, index)))
+        self._versions[p] = p._version
+
+    def _synced_z(self, p: Tensor, group: dict[str, Any], name: str, rows: Tensor | None = None) -> Tensor:
+        """f(theta), of some rows; but z to the bit where f⁻¹(z) is theta already."""
+        z, theta, m = self.state[p]["z"], p.detach(), group["map"]
+        if rows is not None:
+            z, theta = z[rows], theta[rows]
+        fresh = forward(theta.to(z.dtype), m, invalid="nan")
         # theta on a bound has no finite z, and needs none where it comes from one.
-        changed = inverse(z, m, invalid="nan").to(p.dtype) != p.detach()
+        changed = inverse(z, m, invalid="nan").to(p.dtype) != theta
         if (bad := changed & ~torch.isfinite(fresh)).any():
             first = tuple(int(i) for i in bad.nonzero()[0])
-            name = self._name(group, index)
             count = int(bad.sum())
             text = f"{name}: {count} edited values are outside the domain of {m!r}, first at index {first}"
             raise DomainError(text, name, count, first)
-        z.copy_(torch.where(changed, fresh, z))
-        self._versions[p] = p._version
+        return torch.where(changed, fresh, z)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch has it, maps as plain data: it loads without fastmap."""

@@ -30,10 +30,11 @@ class RowSurgery:
     _versions: dict[Tensor, int]
     _name: Callable[..., str]
     _to_z: Callable[..., Tensor]
+    _synced_z: Callable[..., Tensor]
 
     @torch.no_grad()
     def select(self, rows: Tensor, params: Iterable[Tensor] | None = None) -> None:
-        """Keep these rows: prune, reorder, or repeat some with their moments.
+        """Keep these rows: prune, reorder, or repeat some with their moments, which `reset` can take away.
 
         Parameters
         ----------
@@ -92,7 +93,7 @@ class RowSurgery:
 
     @torch.no_grad()
     def reset(self, rows: Tensor | None = None, params: Iterable[Tensor] | None = None) -> None:
-        """Start rows anew from theta: z is f(theta), moments and step counts are 0.
+        """Start rows anew from theta: z is f(theta), as after `resync`; moments and step counts are 0.
 
         Parameters
         ----------
@@ -110,7 +111,7 @@ class RowSurgery:
         """
         chosen = self._chosen(params, whole=rows is None)
         index = None if rows is None else self._index(rows, chosen)
-        fresh = [self._to_z(p if index is None else p[index], group, name) for p, group, name in chosen]
+        fresh = [self._synced_z(p, group, name, index) for p, group, name in chosen]
         for (p, _, _), z in zip(chosen, fresh, strict=True):
             state = self.state[p]
             if index is not None:
