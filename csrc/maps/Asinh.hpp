@@ -58,7 +58,7 @@ struct Asinh {
   // theta in units near scale, on the exact path: there the squares neither over- nor underflow, but where theta
   // alone counts.
   template <Path P, class T> FM_INLINE static bool alone(T t, const Args<T>& a) {
-    return abs(t * a.unit) > Float<T>::large;
+    return abs(t * a.unit) > 2 * Float<T>::large;  // where theta is not usual
   }
 
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
@@ -94,7 +94,7 @@ struct Asinh {
     const T r = T(-0.5) * math::log<P>(n);
     if constexpr (P == Path::fast) return r;
     // Away from the root, where the squares may be out of range.
-    const bool plain = (n.hi > Float<T>::small) & (n.hi < Float<T>::large);
+    const bool plain = usual_theta(t, a) | ((n.hi > Float<T>::small) & (n.hi < Float<T>::large));
     const T scaled = a.log_unit - T(0.5) * math::log<P>(norm2(t * a.unit, a.scale * a.unit));
     return select(alone<P>(t, a), 0 - math::log<P>(abs(t)), select(plain, r, scaled));
   }
@@ -106,10 +106,11 @@ struct Asinh {
     return T(-0.5) * r;
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
-    if constexpr (P == Path::fast) return -t / fma(t, t, a.scale * a.scale);
+    const T r = -t / fma(t, t, a.scale * a.scale);
+    if constexpr (P == Path::fast) return r;
     const T u = t * a.unit, s = a.scale * a.unit;
     const T n = fma(u, u, s * s), v = select(a.unit < 1, -t / n * a.unit, -u / n) * a.unit;
-    return select(alone<P>(t, a), -1 / t, v);
+    return select(alone<P>(t, a), -1 / t, select(usual_theta(t, a), r, v));
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T z, const Args<T>&) {
     return copysign(math::tanh_parts<P>(z).tanh, z);

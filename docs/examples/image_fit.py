@@ -205,7 +205,7 @@ def draw_images(record: dict[str, Any], path: Path) -> None:
     """The photograph, and what the first seed of each arm made of it at the arm's best learning rate."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 2.4), layout="constrained")
+    figure = Figure(figsize=(12, 2.1), layout="constrained")
     axes = figure.subplots(1, len(NAMES) + 1)
     axes[0].imshow(target())
     axes[0].set_title("photograph", fontsize=11)
