@@ -164,9 +164,12 @@ class Stepper {
     verified_ = std::move(spans);
     return -1;
   }
-  double sum_of_squares(bool of_z) const {
+  // Of the gradients of these rows.
+  double sum_of_squares(bool of_z, const std::vector<std::size_t>& rows) const {
+    std::vector<StepTensor> tensors;
+    for (const std::size_t row : rows) tensors.push_back(tensors_.at(row));
     py::gil_scoped_release release;
-    return fastmap::sum_of_squares(tensors_, of_z);
+    return fastmap::sum_of_squares(tensors, of_z);
   }
   void step(double factor) const {
     py::gil_scoped_release release;
