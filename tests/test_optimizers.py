@@ -493,39 +493,17 @@ def test_empty_and_unused_parameters():
     assert int(optimizer.state[unused]["step"]) == 0
 
 
-@pytest.mark.parametrize(
-    ("grad", "error", "text"),
-    [
-        (torch.ones(4, 3).to_sparse(), TypeError, "sparse"),
-        (torch.ones(3, 4), ValueError, "shape"),
-        (torch.ones(4, 3).double(), TypeError, "dtype"),
-        (torch._neg_view(torch.ones(4, 3)), TypeError, "negative bit"),
-        (torch.ones(4, 3).int(), TypeError, "dtype"),
-    ],
-)
-def test_bad_gradients_are_refused_before_anything_is_written(grad, error, text):
-    p, q = torch.nn.Parameter(torch.ones(4, 3)), torch.nn.Parameter(torch.ones(4, 3))
-    optimizer = ft.Adam([p, q], map="log")
-    p.grad = torch.ones(4, 3)
-    q.grad = torch.ones(4, 3)
-    rows, groups, moved = optimizer._rows()
-    rows[1] = (*rows[1][:4], grad, *rows[1][5:])  # torch itself refuses to store some of them
-    with pytest.raises(error, match=rf"params\[1\]: .*{text}"):
-        optimizer._prepare(rows, groups, moved)
-    assert torch.equal(p, torch.ones(4, 3))
-
-
 def test_memory_that_is_shared_or_not_dense_is_refused():
     storage = torch.ones(10)
     p, q = torch.nn.Parameter(storage[:6]), torch.nn.Parameter(storage[4:])
     optimizer = ft.Adam([p, q], map="log")
     p.grad, q.grad = torch.ones(6), torch.ones(6)
-    with pytest.raises(ValueError, match=r"params\[1\]: its memory is not dense, or overlaps"):
+    with pytest.raises(ValueError, match=r"params\[1\]: its memory overlaps"):
         optimizer.step()
     one = torch.nn.Parameter(torch.ones(6))
     optimizer = ft.Adam([one], map="log")
     one.grad = one.detach()
-    with pytest.raises(ValueError, match=r"params\[0\]: its memory is not dense, or overlaps"):
+    with pytest.raises(ValueError, match=r"params\[0\]: its memory overlaps"):
         optimizer.step()
     wide = torch.nn.Parameter(torch.ones(4, 6)[:, ::2])
     with pytest.raises(ValueError, match=r"params\[0\]: .*not dense"):
@@ -561,19 +539,6 @@ def test_options_are_checked(options, error, text):
         return
     with pytest.raises(error, match=text):
         ft.Adam([p], **options)
-
-
-def test_parameters_that_cannot_be_mapped():
-    for p, error in [
-        (torch.nn.Parameter(torch.ones(3, dtype=torch.int32), requires_grad=False), TypeError),
-        (torch.nn.Parameter(torch.ones(3, device="meta")), TypeError),
-    ]:
-        with pytest.raises(error, match=r"params\[0\]: expected a dense floating-point CPU tensor"):
-            ft.Adam([p], map="log")
-    with torch.inference_mode():
-        frozen = torch.ones(3)
-    with pytest.raises(RuntimeError, match="inference tensor"):
-        ft.SGD([frozen], map="log")
 
 
 def test_learning_rates_of_theta_and_z():

@@ -164,7 +164,7 @@ inline bool borrow_tensor(py::handle object, Plain& plain) {
     plain.contiguous &= plain.strides[i] == c_order;
     plain.elements *= std::size_t(tensor.shape[i]);
   }
-  return true;
+  return tensor.data || !plain.elements;  // a storage may have been freed, or never have been there
 }
 
 inline bool borrow(py::handle object, Plain& plain) {

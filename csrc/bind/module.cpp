@@ -166,9 +166,12 @@ class Stepper {
     verified_ = std::move(spans);
     return -1;
   }
-  double sum_of_squares(bool of_z) const {
+  // Of the gradients of these rows.
+  double sum_of_squares(bool of_z, const std::vector<std::size_t>& rows) const {
+    std::vector<StepTensor> tensors;
+    for (const std::size_t row : rows) tensors.push_back(tensors_.at(row));
     py::gil_scoped_release release;
-    return fastmap::sum_of_squares(tensors_, of_z);
+    return fastmap::sum_of_squares(tensors, of_z);
   }
   // Counts it, too.
   void step(double factor) const {
@@ -263,6 +266,7 @@ class Stepper {
     if (!bind::borrow_tensor(t[8], b) || b.storage != kStoredFloat32 || b.ndim > 1) return false;
     Layout& layout = tensor.segment.layout;
     Counts counts{reinterpret_cast<float*>(b.data), nullptr, b.elements};
+    if (!std::all_of(counts.data, counts.data + b.elements, [](float c) { return c >= 0; })) return false;
     if (b.ndim == 1) {
       if (layout.dims.empty() || layout.dims[0].length != b.elements || !bind::is_dense(b)) return false;
       layout.data[kCount] = b.data;

@@ -95,7 +95,8 @@ def log_abs_det(theta: Array, map: MapLike, *, axis: Axis = None, invalid: Inval
     scalar, array or tensor
         Sums in float64, in a fixed order over the logical C order of theta: their bits do not depend on
         threads or memory layout. With ``axis=()`` elementwise, in
-        the dtype of theta. Differentiable when `theta` is a tensor that requires grad.
+        the dtype of theta. Differentiable when `theta` is a tensor that requires grad. Sums of a DTensor go
+        over all its processes, within rounding; what one of them refuses is a DomainError in all.
     """
     return _log_det("log_abs_det", "theta", theta, map, axis, invalid)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
@@ -105,6 +105,16 @@ class Map:
     def inv(self) -> Map:
         """The inverse as a map of its own: its `forward` is this map's `inverse`."""
         return Inverse(self)
+
+    def with_arrays(self, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Map:
+        """The same map with its arrays of parameters changed: cut to a part of the buffers, for instance."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, Map):
+                return value.with_arrays(change)
+            return change(value) if isinstance(value, np.ndarray) else value
+
+        return type(self)(*map(changed, self._key()))
 
     def forward(self, theta: Array, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
         """See `fastmap.forward`."""

@@ -15,12 +15,14 @@ import torch
 from torch import _C, Tensor
 from torch.autograd import forward_ad
 
-from fastmap import _core, _native
+from fastmap import _core, _native, _shards
+from fastmap._errors import DomainError
 from fastmap._map import Map
 from fastmap._native import Axis
+from fastmap._shards import PLAIN as _KINDS  # other subclasses hide what their memory means
+from fastmap._shards import is_sharded
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_KINDS = (Tensor, torch.nn.Parameter)  # other subclasses hide what their memory means
 
 # d op / dx as an op, where there is one; the second derivatives of the map are
 # f'' = f' (log |f'|)', which `_times_derivative` writes as a product.
@@ -61,7 +63,7 @@ def value_and_log_det(
     op: str, log_op: str, argument: str, x: Tensor, map: Map, out: Tensor | None, policy: int
 ) -> tuple[Tensor, Tensor]:
     """op(x) and the sum of log_op(x)."""
-    if torch.compiler.is_compiling() or tracked(x):
+    if torch.compiler.is_compiling() or tracked(x) or is_sharded(x):
         # Two nodes: each has its own derivative, and a graph is built anyway.
         value = elementwise(op, argument, x, map, out, policy)
         return value, log_det(log_op, argument, x, map, None, policy)
@@ -169,7 +171,9 @@ def _spread(grad: Tensor, axes: tuple[int, ...]) -> Tensor:
 def _times_derivative(grad: Tensor, op: str, argument: str, x: Tensor, map: Map, policy: int) -> Tensor:
     """grad · d op(x)/dx; one fused pass unless the result must be differentiable itself."""
     # A batch of gradients, as ``is_grads_batched=True`` has it, is one tensor to Python only.
-    plain = not (tracked(x) or tracked(grad)) and _C._dispatch_keys(grad).has(_C.DispatchKey.CPU)
+    plain = not (tracked(x) or tracked(grad) or is_sharded(x)) and _C._dispatch_keys(grad).has(
+        _C.DispatchKey.CPU
+    )
     if plain and op in _DERIVATIVE and not torch.compiler.is_compiling():
         return _apply(_DERIVATIVE[op], argument, x, map, None, policy, grad)
     return _chain_rule(grad, op, lambda name: elementwise(name, argument, x, map, None, policy))
@@ -277,6 +281,8 @@ def _apply(
     grad: Tensor | None = None,
     grad_argument: str = "grad",
 ) -> Tensor:
+    if is_sharded(x):
+        return _apply_to_part(op, argument, x, map, out, policy, grad, grad_argument)
     usual = grad is None and _usual(x, out)
     if usual and _core.apply_arrays(_core.OPS[op], map.program, policy, x, out):
         written(out)
@@ -296,9 +302,54 @@ def _apply(
     return result
 
 
+def _apply_to_part(
+    op: str,
+    argument: str,
+    x: Tensor,
+    map: Map,
+    out: Tensor | None,
+    policy: int,
+    grad: Tensor | None,
+    grad_argument: str,
+) -> Tensor:
+    """`_apply` on what this process holds."""
+    _native.row_strides(map, tuple(x.shape), argument)
+    into = None if out is None else _shards.part_beside(out, x, "out", argument)
+    g = None if grad is None else _shards.part_beside(grad, x, grad_argument, argument, move=True)
+    own, m = _shards.part(x, argument), _shards.map_of_part(map, x)
+    with _shards.naming_the_process(x):
+        result = _apply(op, argument, own, m, into, policy, g, grad_argument)
+    if out is None:
+        return _shards.joined(result, x)
+    written(out)
+    return out
+
+
 def _log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis, policy: int) -> Tensor:
+    if is_sharded(x):
+        return _log_det_of_parts(op, argument, x, map, axis, policy)
     sums = _native.log_det(op, map, memory(x, argument), axis, argument=argument, policy=policy)
     return torch.from_numpy(sums)
+
+
+def _log_det_of_parts(op: str, argument: str, x: Tensor, map: Map, axis: Axis, policy: int) -> Tensor:
+    """`_log_det`, summed over the processes; what one of them refuses is an error in all."""
+    _native.row_strides(map, tuple(x.shape), argument)
+    axes = _native.normalized_axes(axis, x.ndim)
+    own, m = _shards.part(x, argument), _shards.map_of_part(map, x)
+    refused = None
+    try:
+        with _shards.naming_the_process(x):
+            sums = _log_det(op, argument, own, m, axes, policy)
+    except DomainError as error:  # the others wait for these sums
+        kept = [n for i, n in enumerate(own.shape) if i not in axes]
+        refused, sums = error, torch.full(kept, torch.nan, dtype=torch.float64)
+    result = _shards.summed(sums, x, axes)
+    if refused is not None:
+        raise refused
+    if policy == _native.policy_code("raise") and _shards.part(result, argument).isnan().any():
+        raise DomainError(f"{argument}: outside the domain of {map!r} in another process", argument, 0, ())
+    return result
 
 
 def _usual(x: Tensor, out: Any) -> bool:
@@ -314,6 +365,8 @@ def memory(x: Tensor, argument: str) -> _native.FloatArray:
     """A NumPy view of the tensor's memory."""
     if type(x) not in _KINDS:
         raise TypeError(f"{argument}: tensor subclass {type(x).__name__} is not supported")
+    if x.is_nested:
+        raise TypeError(f"{argument}: nested tensor is not supported")
     if x.device.type != "cpu":
         raise ValueError(f"{argument}: device {x.device} is not supported; use a CPU tensor")
     if x.dtype not in _DTYPES:
@@ -322,6 +375,8 @@ def memory(x: Tensor, argument: str) -> _native.FloatArray:
         raise TypeError(f"{argument}: layout {x.layout} is not supported; use a dense tensor")
     if x.is_neg():
         raise TypeError(f"{argument}: has the negative bit set; call resolve_neg() first")
+    if x._is_zerotensor() or (x.numel() and not x.data_ptr()):
+        raise ValueError(f"{argument}: has no memory, or it was freed")
     if x.dtype is torch.bfloat16:
         return x.detach().view(torch.int16).numpy().view(_native.BFLOAT16)
     return x.detach().numpy()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 import torch
 from torch import Tensor
 
-from fastmap import _core, _native
+from fastmap import _core, _native, _shards
 from fastmap._errors import DomainError
 from fastmap._functional import forward, inverse, inverse_jacobian, jacobian
-from fastmap._map import MapLike, resolve
+from fastmap._map import Map, MapLike, resolve
+from fastmap._shards import is_sharded
 from fastmap.torch._rows import RowSurgery, own_counts
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 _GRADIENTS = ("chain", "dual", "clamped")  # in the order of the native enumerations
 _DECAYS = ("none", "z", "theta")
 _STORED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_SUPPORTED = (
+    "theta and gradient may be float32, bfloat16 or float16 with z in float32, or all float64; moments are "
+    "stored as z or in bfloat16"
+)
 
 
 def computed_dtype(p: Tensor) -> torch.dtype:
@@ -87,6 +92,12 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
     capturable, differentiable : bool
         ValueError where True: there is no CUDA graph to capture on the CPU, and autograd cannot record a
         native step.
+
+    Notes
+    -----
+    Parameters may be DTensors, as ``fully_shard`` makes them: every process moves its part, arrays of a map
+    are cut along, z and the moments are DTensors too. Processes meet only for `max_norm`, `nonfinite`, a
+    ``found_inf`` of GradScaler, and gradients that lie otherwise than their parameter.
     """
 
     _step_supports_amp_scaling = True
@@ -126,7 +137,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         self.nonfinite, self.on_edit = nonfinite, on_edit
         self.skipped = 0
         self._stepper = _core.Stepper()
-        self._versions: dict[Tensor, int] = {}
+        self._versions: dict[Tensor, Any] = {}
+        self._cut_maps: dict[Tensor, Map] = {}
         shared = {
             "map": map,
             "gradient": gradient,
@@ -148,6 +160,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         added = self.param_groups[-1]
         try:
             for index, p in enumerate(added["params"]):
+                if any(p is other for other in added["params"][:index]):
+                    raise ValueError(f"{self._name(added, index)}: is in the group twice")
                 self._start(p, added, index)
         except BaseException:  # nothing of a group that was refused stays
             self.param_groups.pop()
@@ -157,7 +171,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         """Refuse options that make no sense."""
-        for name in ("lr", "weight_decay", "eps"):
+        for name in ("lr", "weight_decay", "eps", "momentum", "dampening"):
             if name in group and not 0 <= float(group[name]) < math.inf:
                 raise ValueError(f"{name}: must not be negative, got {group[name]}")
         for beta in group.get("betas", ()):
@@ -165,21 +179,18 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
                 raise ValueError(f"betas: must lie in [0, 1), got {group['betas']}")
         _one_of("gradient", group["gradient"], _GRADIENTS)
         _one_of("decay_space", group["decay_space"], _DECAYS)
+        if group.get("nesterov") and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError("nesterov: needs a momentum and no dampening")
         low, high = group["clamp"]
         if not 0 <= low <= high:
             raise ValueError(f"clamp: expected 0 <= low <= high, got {group['clamp']}")
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _start(self, p: Tensor, group: dict[str, Any], index: int, z: Tensor | None = None) -> None:
         """The state of a parameter before its first step, with a z of its own if theta came from one."""
         name = self._name(group, index)
-        if p.dtype not in _STORED or p.device.type != "cpu" or p.layout is not torch.strided:
-            raise TypeError(
-                f"{name}: expected a dense floating-point CPU tensor, got {p.dtype} on {p.device}"
-            )
-        if p.is_inference():
-            raise RuntimeError(f"{name}: is an inference tensor")
-        if not torch.empty_like(p).stride() == p.stride():  # which keeps the order of dense ones only
-            raise ValueError(f"{name}: its memory is not dense")
+        _refuse(p, name)
         _native.row_strides(group["map"], tuple(p.shape), name)
         dtype = computed_dtype(p)
         state = self.state[p]
@@ -191,7 +202,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         moments = group["moments_dtype"] or dtype
         for key in self._moments_of(group):
             state[key] = torch.zeros_like(p, dtype=moments, requires_grad=False)
-        self._versions[p] = p._version
+        self._versions[p] = _shards.version(p)
 
     @staticmethod
     def _to_z(p: Tensor, group: dict[str, Any], name: str) -> Tensor:
@@ -249,25 +260,26 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and float(found_inf) != 0:
+        if found_inf is not None and self._found_anywhere(float(found_inf)):
             return loss
         scale = getattr(self, "grad_scale", None)
         factor = 1.0 if scale is None else 1 / float(scale)
 
         rows, groups, moved = self._rows(mask)
         self._prepare(rows, groups, moved)
-        factor = self._clipped(factor, moved)
+        factor = self._clipped(factor, rows, moved)
         if math.isnan(factor):
             self.skipped += 1
             return loss
         self._stepper.step(factor)
         written: list[Tensor] = []
-        for p, *_ in moved:
-            state = self.state[p]
-            written += (p, *(value for key, value in state.items() if key != "step"))
+        for row, (p, *_) in zip(rows, moved, strict=True):
+            written += (b for b in (row[3], *row[5:8]) if b is not None)
+            if is_sharded(p):  # has a version beside that of its part
+                written += (p, *(value for key, value in self.state[p].items() if key != "step"))
         torch.autograd.graph.increment_version(written)
         for p, *_ in moved:
-            self._versions[p] = p._version
+            self._versions[p] = _shards.version(p)
         return loss
 
     def _rows(
@@ -278,20 +290,21 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         moved = []
         visible = self._visible(mask)
         for number, group in enumerate(self.param_groups):
-            m = group["map"]
             for index, p in enumerate(group["params"]):
                 if p.grad is None:
                     continue
-                if p._version != self._versions[p]:
+                if _shards.version(p) != self._versions[p]:
                     self._edited(p, group, index)
-                state, chosen = self.state[p], visible.get(p)
+                m, state, chosen = self._map(p, group), self.state[p], visible.get(p)
                 if chosen is not None:
                     own_counts(p, state)
                 first, second = (*map(state.get, self._moments), None, None)[:2]
-                strides = tuple(_native.row_strides(m, tuple(p.shape), "theta")) if m.shape else ()
-                buffers = (p, p.grad, state["z"], first, second, state["step"])
+                buffers = p, p.grad, state["z"], first, second
+                if is_sharded(p):
+                    buffers = self._parts(*buffers, name=self._name(group, index))
+                strides = tuple(_native.row_strides(m, tuple(buffers[0].shape), "theta")) if m.shape else ()
                 where = None if chosen is None else (chosen.data_ptr(), chosen.numel())
-                rows.append((m.program, strides, number, *buffers, where))
+                rows.append((m.program, strides, number, *buffers, state["step"], where))
                 moved.append((p, group, index, chosen))
         return rows, [self._native_group(group) for group in self.param_groups], moved
 
@@ -313,6 +326,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         for p, name in with_gradient:
             if (m := masks.get(p)) is None:
                 continue
+            if is_sharded(p):
+                raise ValueError(f"mask: {name} is sharded, and its rows belong to several processes")
             if m.dtype is not torch.bool or m.device.type != "cpu" or p.ndim == 0 or m.shape != p.shape[:1]:
                 raise ValueError(
                     f"mask: expected a bool tensor of shape {tuple(p.shape[:1])} on the CPU for {name}, "
@@ -326,11 +341,36 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
     def _prepare(self, rows: list[tuple[Any, ...]], groups: list[tuple[Any, ...]], moved: list[Any]) -> None:
         """Every check of the buffers; nothing is written."""
         bad = self._stepper.prepare(rows, groups)
-        if bad >= 0 or any(row[4].is_neg() for row in rows):
+        if bad >= 0 or any(type(row[4]) not in _shards.PLAIN or row[4].is_neg() for row in rows):
             self._explain(bad, rows, moved)
+
+    def _map(self, p: Tensor, group: dict[str, Any]) -> Map:
+        """The map of what this process holds of a parameter."""
+        m: Map = group["map"]
+        if not m.shape or not is_sharded(p):
+            return m
+        if p not in self._cut_maps:
+            self._cut_maps[p] = _shards.map_of_part(m, p)
+        return self._cut_maps[p]
+
+    @staticmethod
+    def _parts(p: Tensor, grad: Any, *state: Tensor | None, name: str) -> tuple[Any, ...]:
+        """What this process holds of a parameter, its gradient and its state."""
+        own = _shards.part_beside(grad, p, f"{name}: gradient", "the parameter", move=True)
+        kept = (
+            None if x is None else _shards.part_beside(x, p, f"{name}: state", "the parameter") for x in state
+        )
+        return _shards.part(p, name), own, *kept
+
+    def _found_anywhere(self, found_inf: float) -> bool:
+        """Whether any process that shares the parameters found gradients that are not finite."""
+        shares = dict.fromkeys(_shards.shared_axes(p) for group in self.param_groups for p in group["params"])
+        found = [_shards.reduced(found_inf, axes, "max") for axes in shares]  # all of them: others take part
+        return any(value != 0 for value in found)
 
     def _native_group(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """What `_core.Stepper` takes for the parameters of a group."""
+        self._check(group)
         beta1, beta2 = group.get("betas", (group.get("momentum", 0.0), 0.0))
         decays = group["weight_decay"] != 0
         return (
@@ -349,17 +389,23 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             bool(group.get("nesterov", False)),
         )
 
-    def _clipped(self, factor: float, moved: list[Any]) -> float:
+    def _clipped(self, factor: float, rows: list[Any], moved: list[Any]) -> float:
         """The factor of all gradients; NaN where the step is to be skipped."""
         if self.max_norm is None and self.nonfinite == "ignore":
             return factor
         of_z = self.max_norm is not None and self.norm_space == "z"
-        norm = math.sqrt(self._stepper.sum_of_squares(of_z)) * factor
+        shares: dict[Any, list[int]] = {}
+        for i, (p, *_) in enumerate(moved):
+            shares.setdefault(_shards.shared_axes(p), []).append(i)
+        squares = [
+            _shards.reduced(self._stepper.sum_of_squares(of_z, which), axes) for axes, which in shares.items()
+        ]
+        norm = math.sqrt(sum(squares)) * factor
         if not math.isfinite(norm) and self.nonfinite != "ignore":
             if self.nonfinite == "skip":
                 return math.nan
-            for p, group, index, chosen in moved:
-                bad = ~torch.isfinite(p.grad)
+            for row, (_, group, index, chosen) in zip(rows, moved, strict=True):
+                bad = ~torch.isfinite(row[4])
                 if chosen is not None:
                     bad &= torch.zeros_like(bad).index_fill_(0, chosen, True)
                 if count := int(bad.sum()):
@@ -368,6 +414,10 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
                     raise FloatingPointError(
                         f"{name}: {count} gradients are not finite, first at index {first}"
                     )
+            if len(shares.keys() - {None}):
+                raise FloatingPointError(
+                    "gradients of another process are not finite, or their norm overflows"
+                )
             raise FloatingPointError("the norm of the gradients overflows")
         if self.max_norm is None:
             return factor
@@ -377,27 +427,30 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         """Raise what is wrong with a parameter that the native step cannot take."""
         numbers = range(len(rows)) if bad < 0 else [bad]
         for i in numbers:
-            p, grad, z, *moments = rows[i][3:8]
+            p, grad, z, *moments, count = rows[i][3:9]
             group, index = moved[i][1:3]
             name = self._name(group, index)
-            if grad.is_sparse or grad.layout is not torch.strided:
-                raise TypeError(f"{name}: sparse gradients are not supported; use a dense one")
-            if grad.is_neg():
-                raise TypeError(f"{name}: the gradient has the negative bit set; call resolve_neg() on it")
-            if grad.device != p.device:
-                raise ValueError(f"{name}: the gradient is on {grad.device}, the parameter on {p.device}")
+            _refuse(p, name)
+            _refuse_memory(grad, f"{name}: gradient")
             if grad.shape != p.shape:
                 raise ValueError(f"{name}: gradient of shape {tuple(grad.shape)} for {tuple(p.shape)}")
-            if grad.dtype not in _STORED or computed_dtype(grad) != computed_dtype(p):
-                raise TypeError(f"{name}: gradient of dtype {grad.dtype} for {p.dtype}")
-            if type(grad) is not Tensor:
-                raise TypeError(f"{name}: gradient of type {type(grad).__name__} is not supported")
+            if computed_dtype(grad) != computed_dtype(p):
+                raise TypeError(f"{name}: gradient of dtype {grad.dtype} for {p.dtype}; {_SUPPORTED}")
+            dtypes: tuple[torch.dtype, ...] = (computed_dtype(p),)
             for key, buffer in (("z", z), *zip(self._moments, moments, strict=False)):
-                if buffer is not None and (buffer.shape != p.shape or buffer.stride() != p.stride()):
-                    raise ValueError(f"{name}: its state {key!r} has another layout; call resync()")
+                if buffer is None:
+                    continue
+                _refuse_memory(buffer, f"{name}: its state {key!r}")
+                if buffer.shape != p.shape or buffer.stride() != p.stride():
+                    raise ValueError(f"{name}: its state {key!r} has another layout than the parameter")
+                if buffer.dtype not in dtypes:
+                    raise TypeError(f"{name}: its state {key!r} has dtype {buffer.dtype}; {_SUPPORTED}")
+                dtypes = (computed_dtype(p), torch.bfloat16) if key == "z" else (buffer.dtype,)
+            if not (count >= 0).all():
+                raise ValueError(f"{name}: step: must not be negative, got {float(count.min()):g}")
         if bad >= 0:
             raise ValueError(
-                f"{name}: its memory is not dense, or overlaps that of its gradient or another one"
+                f"{name}: its memory overlaps that of its gradient, its state or another parameter"
             )
 
     def _edited(self, p: Tensor, group: dict[str, Any], index: int) -> None:
@@ -419,12 +472,14 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
                 self._resync(p, group, index)
 
     def _resync(self, p: Tensor, group: dict[str, Any], index: int) -> None:
-        self.state[p]["z"].copy_(self._synced_z(p, group, self._name(group, index)))
-        self._versions[p] = p._version
+        z = _shards.part(self.state[p]["z"], self._name(group, index))
+        z.copy_(self._synced_z(p, group, self._name(group, index)))
+        self._versions[p] = _shards.version(p)
 
     def _synced_z(self, p: Tensor, group: dict[str, Any], name: str, rows: Tensor | None = None) -> Tensor:
         """f(theta), of some rows; but z to the bit where f⁻¹(z) is theta already."""
-        z, theta, m = self.state[p]["z"], p.detach(), group["map"]
+        m = self._map(p, group)
+        theta, z = (_shards.part(x, name).detach() for x in (p, self.state[p]["z"]))
         if rows is not None:
             z, theta = z[rows], theta[rows]
         fresh = forward(theta.to(z.dtype), m, invalid="nan")
@@ -464,6 +519,9 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.param_groups]:
             raise ValueError("state_dict: its groups of parameters differ from those of this optimizer")
         maps = [group["map"] for group in self.param_groups]
+        for saved, group in zip(saved_groups, self.param_groups, strict=True):
+            for index, (number, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
+                self._check_saved(state_dict["state"].get(number, {}), p, self._name(group, index))
         for number, (saved, m) in enumerate(zip(saved_groups, maps, strict=True)):
             if "map" in saved and saved["map"] != m.to_json() and not resync:
                 raise ValueError(
@@ -474,11 +532,26 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         groups = [
             {**own, **saved, "map": m} for own, saved, m in zip(own_options, saved_groups, maps, strict=True)
         ]
+        for group in groups:
+            self._check(group)
         super().load_state_dict({**state_dict, "param_groups": groups})
         for saved, group in zip(saved_groups, self.param_groups, strict=True):
             other_map = saved.get("map", group["map"].to_json()) != group["map"].to_json()
             for index, (number, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
                 self._load(p, group, index, {} if other_map else state_dict["state"].get(number, {}))
+
+    def _check_saved(self, saved: dict[str, Any], p: Tensor, name: str) -> None:
+        """Refuse the state of another parameter."""
+        for key in saved.keys() & self.state[p].keys() - {"step"}:
+            value = saved[key]
+            if not isinstance(value, Tensor) or value.shape != p.shape:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"state_dict: {key!r} of {name} is {shape}, expected {tuple(p.shape)}")
+            if is_sharded(value) != is_sharded(p):
+                raise TypeError(
+                    f"state_dict: {key!r} of {name} is a {type(value).__name__}, the parameter a "
+                    f"{type(p).__name__}; use torch.distributed.checkpoint.state_dict"
+                )
 
     def _load(self, p: Tensor, group: dict[str, Any], index: int, saved: dict[str, Any]) -> None:
         """The state of one parameter, in its own dtypes: torch has cast it to that of theta."""
@@ -503,7 +576,38 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._stepper = _core.Stepper()
-        self._versions = {p: p._version for group in self.param_groups for p in group["params"]}
+        self._cut_maps = {}
+        self._versions = {p: _shards.version(p) for group in self.param_groups for p in group["params"]}
+
+
+def _refuse(p: Tensor, name: str) -> None:
+    """What cannot be a parameter, nor what this process holds of one."""
+    if torch.nn.parameter.is_lazy(p):
+        raise ValueError(f"{name}: is not initialised yet; run the model once")
+    own = _shards.part(p, name)
+    _refuse_memory(own, name)
+    if own.is_inference():
+        raise RuntimeError(f"{name}: is an inference tensor")
+    if torch.empty_like(own).stride() != own.stride():  # which keeps the order of dense ones only
+        raise ValueError(f"{name}: its memory is not dense")
+
+
+def _refuse_memory(x: Tensor, name: str) -> None:
+    """Tensors that are not numbers in the memory of this machine, to be read as they lie there."""
+    kind = type(x.detach())
+    if kind is not Tensor or x.is_nested:
+        what = "nested tensor" if kind is Tensor else f"tensor subclass {kind.__name__}"
+        raise TypeError(f"{name}: {what} is not supported")
+    if x.device.type != "cpu":
+        raise ValueError(f"{name}: device {x.device} is not supported; use a CPU tensor")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name}: layout {x.layout} is not supported; use a dense tensor")
+    if x.dtype not in _STORED:
+        raise TypeError(f"{name}: dtype {x.dtype} is not supported; {_SUPPORTED}")
+    if x.is_neg():
+        raise TypeError(f"{name}: has the negative bit set; call resolve_neg() on it")
+    if x._is_zerotensor() or (x.numel() and not x.data_ptr()):
+        raise ValueError(f"{name}: has no memory, or it was freed")
 
 
 def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
@@ -599,10 +703,6 @@ class SGD(MappedOptimizer):
         nesterov: bool = False,
         **options: Unpack[Options],
     ) -> None:
-        if momentum < 0:
-            raise ValueError(f"momentum: must not be negative, got {momentum}")
-        if nesterov and (momentum == 0 or dampening != 0):
-            raise ValueError("nesterov: needs a momentum and no dampening")
         rule = {
             "lr": lr,
             "momentum": momentum,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmap import _native
+from fastmap import _native, _shards
 
 
 def own_counts(p: Tensor, state: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class RowSurgery:
                 own_counts(p, state)
             for key, value in state.items():
                 value[... if index is None else index] = z if key == "z" else 0
-            self._versions[p] = p._version
+            self._versions[p] = _shards.version(p)
 
     def _chosen(
         self, params: Iterable[Tensor] | None, whole: bool = False
@@ -135,6 +135,8 @@ class RowSurgery:
                 raise ValueError("params: has a tensor that is no parameter of this optimizer")
             group, name = known[p]
             m = group["map"]
+            if _shards.is_sharded(p):
+                raise ValueError(f"{name}: is sharded, and its rows belong to several processes")
             if not whole and p.ndim == 0:
                 raise ValueError(f"{name}: has no rows")
             if not whole and m.shape and _native.row_strides(m, tuple(p.shape), name)[0]:
@@ -163,4 +165,4 @@ class RowSurgery:
         """The parameter stays the same object, and has other rows."""
         p.grad = None
         p.data = theta
-        self._versions[p] = p._version
+        self._versions[p] = _shards.version(p)
