@@ -91,7 +91,7 @@ each_between = pytest.mark.parametrize("entry", BETWEEN, ids=[e["name"] for e in
 
 
 def with_bounds(entry: oracle.Entry, pairs: list[tuple[float, float]]) -> list[oracle.Params]:
-    """The default parameters with other bounds, as far as the map takes them; other lengths keep their share."""
+    """The default parameters with other bounds, as far as the map takes them; lengths keep their share."""
     rest = tuple(entry["examples"][0].values())[2:]
     positive = entry["params"][0]["constraint"] == "positive_lower_bound"
     return [(a, b, *(r * (b - a) for r in rest)) for a, b in pairs if a > 0 or not positive]
