@@ -203,8 +203,10 @@ struct SoftClip {
     const HiLo<T> d = math::add(two_sum(a.high, -t), negate(two_sum(t, -a.low)));
     const HiLo<T> gap = math::abs(multiply(a.rate, d));
     const HiLo<T> m = divide(math::precise_exp(negate(gap)).expm1, both(e));
-    T r = math::value(multiply(multiply(a.rate, e.decay), m));
+    const HiLo<T> v = multiply(multiply(a.rate, e.decay), m);
+    T r = math::value(v);
     if constexpr (P == Path::exact) {
+      r = select(is_finite(v.hi), r, v.hi);
       const bool deep = e.x.hi > -math::Constants<T>::exp_low - 1;
       r = select(deep, math::scaled_exp<P>(a.rate.hi, negate(e.x)) * m.hi, r);
       r = select(e.tiny, -1 / e.n.hi, r);
