@@ -410,48 +410,62 @@ def measure(entry: Entry, params: Params, op: str, dtype: type, n: int) -> dict[
     }
 
 
-def measure_all(entry: Entry, params: Params, op: str, step: int = 1) -> dict[str, Any]:
+def walk(
+    op: str, entry: Entry, params: Params, step: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Every step-th float32 inside the domain in order: inputs, results, and those that go the wrong way.
+
+    A result goes the wrong way if it is on the wrong side of the result before it, or NaN.
+    """
+    low, high = input_range(op, entry, params)
+    largest = float(np.finfo(np.float32).max)
+    first, last = (int(i) for i in _ordered(np.clip([low, high], -largest, largest).astype(np.float32)))
+    before, after = apply("forward", entry, params, np.array([0.25, 0.75]))
+    follows = np.greater_equal if after > before else np.less_equal
+    previous = np.empty(0, np.float32)
+    for start in range(first, last + 1, step << 20):
+        order = np.arange(start, min(start + (step << 20), last + 1), step, np.int64)
+        x = _from_ordered(order, np.float32)
+        if start == first or order[-1] == last:
+            x = np.ascontiguousarray(x[(x > low) & (x < high)])
+        if not x.size:
+            continue
+        got = apply(op, entry, params, x)
+        all_got = np.concatenate([previous, got])
+        fine = follows(all_got[1:], all_got[:-1])
+        yield x, got, x[x.size - fine.size :][~fine]
+        previous = got[-1:]
+
+
+def measure_all(
+    entry: Entry, params: Params, op: str, step: int = 1, errors_too: bool = True
+) -> dict[str, Any]:
     """Every float32 in the domain, in order: the worst error, and how often a neighbour goes the wrong way.
 
     `step` takes every step-th float only, for a quick look.
     """
     p = effective(entry, params, np.float32)
-    low, high = input_range(op, entry, p)
-    largest = float(np.finfo(np.float32).max)
-    first, last = (int(i) for i in _ordered(np.clip([low, high], -largest, largest).astype(np.float32)))
-    direction = np.sign(apply("forward", entry, p, np.array([0.25, 0.75])) @ [-1, 1])
-    worst, where, done, wrong_way = -1.0, 0.0, 0, 0
-    previous = np.empty(0, np.float32)
-    for start in range(first, last + 1, step << 22):
-        order = np.arange(start, min(start + (step << 22), last + 1), step, np.int64)
-        x = _from_ordered(order, np.float32)
-        x = np.ascontiguousarray(x[(x > low) & (x < high)])
-        if not x.size:
-            continue
-        got = apply(op, entry, p, x)
-        found = errors(op, entry, p, x, got, known=worst - 0.1)
-        at = int(found.argmax())
-        if found[at] > worst:
-            worst, where = float(found[at]), float(x[at])
+    worst, where, done, wrong_way, wrong_at = -1.0, 0.0, 0, 0, None
+    for x, got, wrong in walk(op, entry, p, step):
+        if errors_too:
+            found = errors(op, entry, p, x, got, known=worst - 0.1)
+            at = int(found.argmax())
+            if found[at] > worst:
+                worst, where = float(found[at]), float(x[at])
         done += x.size
-        with np.errstate(invalid="ignore"):  # inf - inf, where both neighbours overflow
-            steps = np.diff(np.concatenate([previous, got]).astype(np.float64))
-        wrong_way += int((steps * direction < 0).sum())
-        previous = got[-1:]
-        share = step * done / 2**32
-        print(f"\r{entry['name']} {op}: {share:.1%} of all floats, {worst:.3f} ULP", end="", flush=True)
+        wrong_way += wrong.size
+        if wrong.size and wrong_at is None:
+            wrong_at = float(wrong[0]).hex()
+        if done % 2**26 < x.size:
+            text = f", {worst:.3f} ULP" if errors_too else ""
+            print(
+                f"\r{entry['name']} {op}: {step * done / 2**32:.1%} of all floats{text}", end="", flush=True
+            )
     print()
-    return {
-        "map": entry["name"],
-        "params": list(params),
-        "op": op,
-        "dtype": "float32",
-        "samples": done,
-        "worst_ulp": round(worst, 3),
-        "at": where.hex(),
-        "bound": bound(entry, op),
-        "wrong_way": wrong_way,
-    }
+    row = {"map": entry["name"], "params": list(params), "op": op, "dtype": "float32", "samples": done}
+    if errors_too:
+        row |= {"worst_ulp": round(worst, 3), "at": where.hex(), "bound": bound(entry, op)}
+    return row | {"wrong_way": wrong_way, "wrong_at": wrong_at}
 
 
 def main() -> int:
@@ -463,16 +477,19 @@ def main() -> int:
     )
     parser.add_argument("--map", action="append", help="only this map")
     parser.add_argument("--all-floats", action="store_true", help="every float32, default parameters, values")
+    parser.add_argument(
+        "--monotone", action="store_true", help="the same walk, but only the order of neighbours"
+    )
     parser.add_argument("--out", type=Path, help="write the table there, as JSON")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     start = time.perf_counter()
-    if options.all_floats:
+    if options.all_floats or options.monotone:
         for entry, params, default in cases(options.map):
             for op in VALUE_OPS if default else ():
-                rows.append(measure_all(entry, params, op))
+                rows.append(measure_all(entry, params, op, errors_too=not options.monotone))
                 print(rows[-1], flush=True)
-        return int(any(row["worst_ulp"] > row["bound"] for row in rows))
+        return int(any(row["wrong_way"] or row.get("worst_ulp", 0) > row.get("bound", 0) for row in rows))
     print(f"{'map':14}{'parameters':18}{'op':26}{'dtype':9}{'samples':>10}{'ULP':>8}{'bound':>6}  at")
     for entry, params, default in cases(options.map):
         for dtype in DTYPES:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -16,6 +17,19 @@ namespace {
 constexpr const char* kStorageNames[kStorages] = {"float32", "float64", "bfloat16", "float16"};
 constexpr std::size_t kKeptRows = 1024;
 
+// Between two bounds the maps compute in their own format: bounds beyond `largest`, whose differences overflow, and
+// widths below `narrowest`, whose squares and reciprocals leave it, are refused.
+struct BoundLimits {
+  double largest, narrowest;
+};
+constexpr BoundLimits kBoundLimits[kDTypes] = {{0x1p120, 0x1p-80}, {0x1p1000, 0x1p-800}};
+
+std::string shown(double v) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", v);
+  return text;
+}
+
 // The parameters as kernels use them: rounded once to the dtype they compute in, bounds inwards to what the
 // buffers hold.
 Params effective_params(const MapInfo& info, Storage storage, const Params& params) {
@@ -29,7 +43,7 @@ Params effective_params(const MapInfo& info, Storage storage, const Params& para
     double v = params[i];
     const auto refuse = [&](const std::string& why) {
       throw std::invalid_argument(std::string(info.name) + ": " + param.name + " " + why + ", got " +
-                                  std::to_string(params[i]));
+                                  shown(params[i]));
     };
     const bool unbounded = info.one_bound && std::isinf(v) && ((is_lower && v < 0) || (is_upper && v > 0));
     if (!std::isfinite(v) && !unbounded) refuse("must be finite");
@@ -42,8 +56,16 @@ Params effective_params(const MapInfo& info, Storage storage, const Params& para
     if (positive && !(v > 0)) refuse("must be positive");
     if (param.constraint == Constraint::nonzero && v == 0) refuse("must not be zero");
     if (is_lower) lower = i;
-    if (is_upper && !(r[lower] < v))
-      refuse("must be above low = " + std::to_string(params[lower]) + " in this dtype");
+    if (is_upper && !(r[lower] < v)) refuse("must be above low = " + shown(params[lower]) + " in this dtype");
+    if (is_upper && std::isfinite(v) && std::isfinite(r[lower])) {
+      const BoundLimits limits = kBoundLimits[dtype_of(storage)];
+      if (std::max(std::fabs(r[lower]), std::fabs(v)) > limits.largest)
+        refuse("and low = " + shown(params[lower]) + " must be within +-" + shown(limits.largest) +
+               " in this dtype");
+      if (v - r[lower] < limits.narrowest)
+        refuse("must be above low = " + shown(params[lower]) + " by " + shown(limits.narrowest) +
+               " in this dtype");
+    }
     r[i] = v;
   }
   return r;

@@ -15,7 +15,7 @@ struct Interval {
        "log((high - low)/((t - low)*(high - t)))", "(2*t - (low + high))/((high - t)*(t - low))",
        "low + (high - low)/(1 + exp(-z))", "(high - low)/((1 + exp(-z))*(1 + exp(z)))",
        "log((high - low)/4) - log1p(sinh(z/2)*sinh(z/2))", "-tanh(z/2)"},
-      {2, 4}, "sampled", 6, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}, {-1, 2}}, "log"};
+      {2, 4}, "exhaustive", 6, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}, {-1, 2}}, "log"};
   // clang-format on
   static constexpr int cases = 4;  // see bounded::Args; 3: (0, 1)
 

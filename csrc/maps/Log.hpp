@@ -13,7 +13,7 @@ struct Log {
       "low", "inf", "-inf", "inf",
       {"log(t - low)", "1/(t - low)", "-log(t - low)", "-1/(t - low)", "low + exp(z)", "exp(z)", "z",
        "1"},
-      {2, 4}, "sampled", 4, {{0}, {1}, {-1}, {-0.001}}};
+      {2, 4}, "exhaustive", 4, {{0}, {1}, {-1}, {-0.001}}};
   // clang-format on
   static constexpr int cases = 3;  // low == 0, low > 0, low < 0 (then theta has a root)
 

@@ -50,7 +50,7 @@ struct Probit {
        "/(high - low)",
        "where(z < 0, low + (high - low)*ndtr(z), high - (high - low)*ndtr(-z))",
        "(high - low)*exp(-z*z/2)/sqrt(2*pi)", "log((high - low)/sqrt(2*pi)) - z*z/2", "-z"},
-      {2, 4}, "sampled", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}};
+      {2, 4}, "exhaustive", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}};
   // clang-format on
   static constexpr int cases = 3;  // 0: (0, 1), 2: low < 0 < high, so that theta has a root inside
 

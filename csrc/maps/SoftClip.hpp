@@ -18,8 +18,7 @@ struct SoftClip {
   // clang-format off
   static constexpr MapInfo info{
       "soft_clip",
-      "theta is z well inside (low, high) and bends towards the bounds within hinge_softness of them. With a "
-      "hinge_softness above twice the width, z loses digits next to its root.",
+      "theta is z well inside (low, high) and bends towards the bounds within hinge_softness of them.",
       3, {{"low", 0, Constraint::lower_bound}, {"high", 1, Constraint::upper_bound},
           {"hinge_softness", 1, Constraint::positive}},
       "low", "high", "-inf", "inf",
@@ -53,6 +52,8 @@ struct SoftClip {
     HiLo<T> log_slope;    // log of (1 - e^-s) w / (s c)
     HiLo<T> log_first;    // y - log(theta - low) next to low
     T slope, inverse_slope;
+    HiLo<T> root, alpha_beta, beta;  // see forward
+    T reach;                         // of the form next to the root; -1: there is no need
   };
   static HiLo<double> log1p(HiLo<double> x) {  // |x| small: where log(1 + x) would lose digits
     if (abs(x.hi) > 0x1p-30) return host::log(host::add({1, 0}, x));
@@ -66,18 +67,28 @@ struct SoftClip {
     const HiLo<double> r{ratio.x[0], ratio.x[1]};
     // s - w/c = log(1 + e^(-w/c)), s by one Newton step on e^s = 1 + e^(w/c)
     HiLo<double> rest{0, 0}, decay{0, 0};
-    host::Wide span = ratio;
+    host::Wide span = ratio, root{{0, 0, 0}};
+    HiLo<double> alpha_beta{0, 0}, beta{0, 0};
+    double reach = -1;
     if (r.hi < 60) {
-      const host::SinhCosh e = host::sinh_cosh(ratio);
-      const host::Wide sum = host::add(host::add(e.sinh, e.coshm1), {{2, 0, 0}});
-      const HiLo<double> near = host::log({sum.x[0], sum.x[1]});
-      const host::SinhCosh f = host::sinh_cosh({{near.hi, near.lo, 0}});
-      const host::Wide back = host::add(host::add(f.sinh, f.coshm1), {{1, 0, 0}});
-      const host::Wide off = host::add(sum, host::scale(back, -1));
-      span = host::add(host::Wide{{near.hi, near.lo, 0}}, {{(off.x[0] + off.x[1]) / sum.x[0], 0, 0}});
+      const host::Wide power = host::wide_exp(ratio), sum = host::add(power, {{1, 0, 0}});
+      span = host::wide_log(sum);
       const host::Wide excess = host::add(span, host::scale(ratio, -1));
       rest = {excess.x[0], excess.x[1]};
       decay = divide(one, {sum.x[0], sum.x[1]});
+      if (abs(low) <= 4 * c && r.hi <= 4) {
+        // With y = -low/c at z = 0: e^(x0) = (1 + e^y) / (1 + e^y e^-s)
+        const host::Wide at_0 = host::wide_exp(host::divide({{-low, 0, 0}}, c)),
+                         above = host::add(at_0, {{1, 0, 0}}), all = host::add(sum, at_0);
+        const host::Wide x = host::add(host::add(host::wide_log(above), span),
+                                       host::scale(host::wide_log(all), -1));
+        root = host::add(host::divide(host::multiply(x, {{w.hi, w.lo, 0}}), span), {{low, 0, 0}});
+        const host::Wide b = host::divide(above, power);
+        beta = {b.x[0], b.x[1]};
+        alpha_beta = host::add(beta,
+                               divide(host::multiply(beta, {sum.x[0], sum.x[1]}), {at_0.x[0], at_0.x[1]}));
+        reach = 0.4 / alpha_beta.hi;
+      }
     } else if (r.hi < 700) {
       rest = decay = divide(one, host::multiply(host::exp(r.hi), {1, r.lo}));
       span = host::add(ratio, {{rest.hi, 0, 0}});
@@ -98,7 +109,11 @@ struct SoftClip {
             host::round_to<T>(host::add(log_full, negate(log_stretch))),
             host::round_to<T>(host::add(host::log(rate), negate(log_full))),
             T(host::multiply(stretch, full).hi),
-            T(divide(full, stretch).hi)};
+            T(divide(full, stretch).hi),
+            host::round_to<T>(root),
+            host::round_to<T>(alpha_beta),
+            host::round_to<T>(beta),
+            T(reach)};
   }
 
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
@@ -129,7 +144,7 @@ struct SoftClip {
     const HiLo<T> n = select(upper, q, p), x = multiply(a.rate, n);
     const auto e = math::precise_exp(negate(x));
     const HiLo<T> far = decay<P>(math::add(a.span, negate(x)), divide(a.decay, e.exp));
-    const bool tiny = (x.hi <= Float<T>::small) | (n.hi <= Float<T>::small);
+    const bool tiny = x.hi <= Float<T>::small;
     const HiLo<T> far_expm1 = math::add(HiLo<T>{1, 0}, negate(far));
     return {upper, tiny, n, x, decay<P>(x, e.exp), negate(e.expm1), far, far_expm1};
   }
@@ -138,7 +153,9 @@ struct SoftClip {
     return multiply(e.minus_expm1, e.far_expm1);
   }
 
-  // y = x + log((1 - e^-x) / (1 - e^-(s - x)))
+  // y = x + log((1 - e^-x) / (1 - e^-(s - x))), and where z is a small difference of low and c y,
+  //   z = c log(1 + E (alpha + beta) / (1 - beta E)), E = expm1(x - x0), x0 at the root,
+  //   alpha = 1 / (1 - e^-x0), beta = 1 / (e^(s - x0) - 1).
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
     const Near<T> e = near<P>(t, a);
     HiLo<T> l = math::precise_log(divide(e.minus_expm1, e.far_expm1));
@@ -148,10 +165,18 @@ struct SoftClip {
     }
     const HiLo<T> y = math::add(e.x, l);
     const HiLo<T> from_low = select(e.upper, math::add(a.span, negate(y)), y);
-    const HiLo<T> z = math::add(HiLo<T>{a.low, 0}, multiply(from_low, a.softness));
+    HiLo<T> z = math::add(HiLo<T>{a.low, 0}, multiply(from_low, a.softness));
+    const HiLo<T> off = two_sum(t, -a.root.hi);
+    const HiLo<T> d = multiply(a.rate, fast_two_sum(off.hi, off.lo - a.root.lo));
+    const bool near_root = abs(d.hi) <= a.reach;
+    const HiLo<T> m = math::precise_exp(select(near_root, d, HiLo<T>{0, 0})).expm1;
+    const HiLo<T> den = math::add(HiLo<T>{1, 0}, negate(multiply(m, a.beta)));
+    const HiLo<T> from_root = multiply(math::precise_log1p(divide(multiply(m, a.alpha_beta), den)),
+                                       a.softness);
+    z = select(near_root, from_root, z);
     if constexpr (P == Path::exact)
-      return select(e.n.hi <= 0, select(e.upper, Float<T>::inf, -Float<T>::inf), z.hi);
-    return z.hi;
+      return select(e.n.hi <= 0, select(e.upper, Float<T>::inf, -Float<T>::inf), math::value(z));
+    return math::value(z);
   }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
     const Near<T> e = near<P>(t, a);
@@ -178,8 +203,10 @@ struct SoftClip {
     const HiLo<T> d = math::add(two_sum(a.high, -t), negate(two_sum(t, -a.low)));
     const HiLo<T> gap = math::abs(multiply(a.rate, d));
     const HiLo<T> m = divide(math::precise_exp(negate(gap)).expm1, both(e));
-    T r = math::value(multiply(multiply(a.rate, e.decay), m));
+    const HiLo<T> v = multiply(multiply(a.rate, e.decay), m);
+    T r = math::value(v);
     if constexpr (P == Path::exact) {
+      r = select(is_finite(v.hi), r, v.hi);
       const bool deep = e.x.hi > -math::Constants<T>::exp_low - 1;
       r = select(deep, math::scaled_exp<P>(a.rate.hi, negate(e.x)) * m.hi, r);
       r = select(e.tiny, -1 / e.n.hi, r);
@@ -197,7 +224,7 @@ struct SoftClip {
     if constexpr (P == Path::exact)
       y = {max(min(y.hi, Float<T>::max), -Float<T>::max), select(is_finite(y.lo), y.lo, T(0))};
     const HiLo<T> mirrored = math::add(a.span, negate(y));
-    const bool upper = mirrored.hi < y.hi;
+    const bool upper = (mirrored.hi - y.hi) + (mirrored.lo - y.lo) < 0;  // next to the middle hi is the same
     const HiLo<T> x = select(upper, mirrored, y), size = math::abs(x);
     const HiLo<T> e = math::precise_exp(negate(size)).exp;
     const HiLo<T> far = select(x.hi < 0, multiply(e, a.decay), divide(a.decay, e));

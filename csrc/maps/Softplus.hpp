@@ -15,7 +15,7 @@ struct Softplus {
        "-where(beta*(t - low) < 1, log(-expm1(-(beta*(t - low)))), log1p(-exp(-(beta*(t - low)))))", "-beta/expm1(beta*(t - low))",
        "low + log1p(exp(beta*z))/beta", "1/(1 + exp(-(beta*z)))", "-log1p(exp(-(beta*z)))",
        "beta/(1 + exp(beta*z))"},
-      {2, 4}, "sampled", 4, {{1, 0}, {2.5, 0}, {0.3, 1}, {1, -1}}};
+      {2, 4}, "exhaustive", 4, {{1, 0}, {2.5, 0}, {0.3, 1}, {1, -1}}};
   // clang-format on
   static constexpr int cases = 3;  // 0: beta == 1, low == 0; 2: low < 0, so that theta has a root
 

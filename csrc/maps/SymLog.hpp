@@ -15,7 +15,7 @@ struct SymLog {
       {"sign(t)*log1p(abs(t)/scale)", "1/(scale + abs(t))", "-log(scale) - log1p(abs(t)/scale)",
        "-sign(t)/(scale + abs(t))", "sign(z)*scale*expm1(abs(z))", "scale*exp(abs(z))",
        "log(scale) + abs(z)", "sign(z)"},
-      {2, 4}, "sampled", 3, {{1}, {0.02}, {3}}};
+      {2, 4}, "exhaustive", 3, {{1}, {0.02}, {3}}};
   // clang-format on
   static constexpr int cases = 2;  // 0: scale == 1
 

@@ -15,7 +15,7 @@ struct Tanh {
        "log((high - low)/(2*(t - low)*(high - t)))", "(2*t - (low + high))/((high - t)*(t - low))",
        "low + (high - low)/(1 + exp(-(2*z)))", "2*(high - low)/((1 + exp(-(2*z)))*(1 + exp(2*z)))",
        "log((high - low)/2) - log1p(sinh(z)*sinh(z))", "-(2*tanh(z))"},
-      {2, 4}, "sampled", 5, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}, {-0.5, 0.25}}};
+      {2, 4}, "exhaustive", 5, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}, {-0.5, 0.25}}};
   // clang-format on
   static constexpr int cases = 4;  // see bounded::Args; 3: (-1, 1)
 

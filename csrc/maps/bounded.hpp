@@ -93,15 +93,20 @@ template <Path P, class T> FM_INLINE T log_slope(T t, const Args<T>& a, T factor
   if constexpr (P == Path::fast) return math::log<P>(divide(w, fast_two_sum(pq.hi, pq_lo)));
   const bool plain = usual_theta(t, a);
   const T direct = math::log<P>(divide(w, fast_two_sum(pq.hi, pq_lo)));
-  const HiLo<T> wq = divide(w, q);
-  const T staged = math::log_ratio<P>(wq, p);
+  const bool upper = p.hi > q.hi;  // by the farther bound first: w / q may overflow
+  const T staged = math::log_ratio<P>(divide(w, select(upper, p, q)), select(upper, q, p));
   const bool inside = (p.hi > 0) & (q.hi > 0);
   return select(inside, select(plain, direct, staged), Float<T>::inf);
 }
 
+// x / (p q), exact: by the farther bound first, since x / p may overflow where p is small.
+template <Path P, class T> FM_INLINE T over_both(T x, T p, T q, bool plain) {
+  if constexpr (P == Path::exact) return x / select(plain, p, max(p, q)) / select(plain, q, min(p, q));
+  return x / p / q;
+}
 // factor w / (p q); the factor comes first, since w / (p q) may overflow.
 template <Path P, class T> FM_INLINE T slope(T t, const Args<T>& a, T factor) {
-  return (factor * a.width.hi / (a.high - t)) / (t - a.low);
+  return over_both<P>(factor * a.width.hi, a.high - t, t - a.low, usual_theta(t, a));
 }
 
 // factor w sigmoid(-|y|) (1 - sigmoid(-|y|)).
@@ -123,7 +128,7 @@ template <Path P, class T> FM_INLINE T log_inverse_slope(T x, const Args<T>& a) 
 template <Path P, class T> FM_INLINE T log_slope_grad(T t, const Args<T>& a) {
   const HiLo<T> p = above(t, a), q = below(t, a);
   const HiLo<T> d = two_sum(p.hi, -q.hi);
-  return ((d.hi + (d.lo + (p.lo - q.lo))) / p.hi) / q.hi;
+  return over_both<P>(d.hi + (d.lo + (p.lo - q.lo)), p.hi, q.hi, usual_theta(t, a));
 }
 
 }  // namespace fastmap::FM_ISA::bounded

@@ -1,7 +1,7 @@
 // What Power and SignedPower share: x^e for x > 0. The inverse is the same with 1/e.
 #pragma once
 
-#include "maps/map.hpp"
+#include "maps/wide.hpp"
 #include "math/power.hpp"
 
 namespace fastmap::FM_ISA {
@@ -14,14 +14,14 @@ template <class T> inline HiLo<T> round_to_finite(HiLo<double> x) {
   return round_to<T>(x);
 }
 
-// e^(-x), as math::precise_log takes it.
-template <class T> inline math::LogBase<T> exp_minus(HiLo<double> x) {
-  const double k = round_even(-x.hi * math::Constants<double>::log2e);
-  const HiLo<double> r = add(negate(x), multiply({-k, 0}, math::ln2<double>()));
-  HiLo<double> m = multiply(exp(r.hi), {1, r.lo});
+// e^(-x), as math::precise_log takes it: a square, since e^(-x) may overflow.
+template <class T> inline math::LogBase<T> exp_minus(Wide x) {
+  const double k = round_even(-x.x[0] * math::Constants<double>::log2e), half = round_even(0.5 * k);
+  const Wide root = wide_exp(scale(x, -0.5));
+  const Wide m = multiply(scale(root, pow2(-half)), scale(root, pow2(half - k)));
   // Of a base that is one number, such as 1/4 for the square root, nothing is left but rounding errors.
-  if (abs(m.lo) < 0x1p-93) m.lo = 0;
-  return {round_to<T>(m), T(k)};
+  const double lo = m.x[1] + m.x[2];
+  return {round_to<T>(HiLo<double>{m.x[0], abs(lo) < 0x1p-140 ? 0 : lo}), T(k)};
 }
 
 // e^x as an end of the ordinary numbers of T.
@@ -54,13 +54,15 @@ template <class T> struct Args {
   Exponent<T> forward, inverse;
 };
 
-template <class T> inline Exponent<T> exponent(HiLo<double> e, bool simple) {
-  const HiLo<double> e_minus_1 = host::add(e, {-1, 0});
-  const HiLo<double> log_e = host::log(e.hi > 0 ? e : negate(e));
-  HiLo<double> minus_log_unit{1, 0}, sum_log{0, 0};  // 1: the limit for e -> 1
-  if (e_minus_1.hi != 0) minus_log_unit = divide(log_e, e_minus_1);
+template <class T> inline Exponent<T> exponent(host::Wide wide, bool simple) {
+  const host::Wide wide_minus_1 = host::add(wide, {{-1, 0, 0}});
+  const host::Wide wide_log = host::wide_log(host::scale(wide, wide.x[0] > 0 ? 1 : -1));
+  const HiLo<double> e = host::head(wide), e_minus_1 = host::head(wide_minus_1), log_e = host::head(wide_log);
+  host::Wide minus_log_unit{{1, 0, 0}};  // the limit for e -> 1
+  HiLo<double> sum_log{0, 0};
+  if (e_minus_1.hi != 0) minus_log_unit = host::divide(wide_log, wide_minus_1);
   if (abs(e_minus_1.hi) > 0x1p20) {
-    minus_log_unit = {0, 0};
+    minus_log_unit = {{0, 0, 0}};
     sum_log = log_e;
   }
   const double largest = max(abs(e.hi), abs(e_minus_1.hi));
@@ -86,13 +88,15 @@ template <class T> inline Exponent<T> exponent(HiLo<double> e, bool simple) {
 
 template <class T> inline Args<T> prepare(double e, T low) {
   const int which = e == 0.5 ? kHalf : e == 2 ? kTwo : e == -1 ? kMinusOne : kAny;
+  const double most = Float<double>::max, inverse = 1 / e;
+  const host::Wide wide{{e, 0, 0}}, one{{1, 0, 0}}, limit{{inverse > 0 ? most : -most, 0, 0}};
   return {low,
           Float<T>::inf,
           low,
           Float<T>::inf,
           which,
-          exponent<T>({e, 0}, which != kAny),
-          exponent<T>(divide<double>({1, 0}, {e, 0}), which != kAny)};
+          exponent<T>(wide, which != kAny),
+          exponent<T>(is_finite(inverse) ? host::divide(one, e) : limit, which != kAny)};
 }
 
 template <class T> FM_INLINE bool usual(T x, const Exponent<T>& e) {

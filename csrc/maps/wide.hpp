@@ -44,6 +44,14 @@ inline Wide divide(Wide a, double b) {
   }
   return distill(q);
 }
+inline Wide divide(Wide a, Wide b) {
+  double q[3];
+  for (double& digit : q) {
+    digit = a.x[0] / b.x[0];
+    a = add(a, multiply({{-digit, 0, 0}}, b));
+  }
+  return distill(q);
+}
 
 // sinh x and cosh x - 1, |x| < 700: Taylor's series of x / 2^k, then doubled k times.
 struct SinhCosh {
@@ -64,8 +72,19 @@ inline SinhCosh sinh_cosh(Wide x) {
   return r;
 }
 
-template <class T> inline HiLo<T> round_to(Wide x) {
-  return round_to<T>(HiLo<double>{x.x[0], x.x[1] + x.x[2]});
+inline Wide wide_exp(Wide x) {  // |x| < 700
+  const SinhCosh e = sinh_cosh(x);
+  return add(add(e.sinh, e.coshm1), {{1, 0, 0}});
 }
+// By one Newton step, as log of a HiLo.
+inline Wide wide_log(Wide x) {
+  const HiLo<double> y = log(HiLo<double>{x.x[0], x.x[1]});
+  if (!(abs(y.hi) < 690)) return {{y.hi, y.lo, 0}};
+  const Wide near{{y.hi, y.lo, 0}}, back = wide_exp(near), off = add(x, scale(back, -1));
+  return add(near, {{(off.x[0] + off.x[1]) / x.x[0], 0, 0}});
+}
+
+inline HiLo<double> head(Wide x) { return {x.x[0], x.x[1] + x.x[2]}; }
+template <class T> inline HiLo<T> round_to(Wide x) { return round_to<T>(head(x)); }
 
 }  // namespace fastmap::FM_ISA::host

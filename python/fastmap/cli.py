@@ -179,7 +179,10 @@ def catalog_markdown() -> str:
         "Written by `fastmap maps --markdown` from the catalog; a test compares. θ is `t` in the formulas.",
         "Bounds are in units in the last place of the true result, for every input in the domain at the",
         "published parameter sets; [tests/accuracy.json](../tests/accuracy.json) has what was measured.",
-        "Monotone: how it was checked that neighbouring float32 numbers never go the wrong way.",
+        "Monotone: how it was checked that neighbouring float32 numbers never go the wrong way;",
+        "exhaustive: on all of them at default parameters, both ways.",
+        "Both bounds of an interval must lie within ±2¹²⁰ in float32 and ±2¹⁰⁰⁰ in float64, and at least",
+        "2⁻⁸⁰ and 2⁻⁸⁰⁰ apart.",
     ]
     for entry in fm.catalog():
         value_ulp, derivative_ulp = entry["ulp"]
