@@ -294,8 +294,7 @@ def draw(experiment: Experiment, runs: Sequence[dict[str, Any]]) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5.5), layout="constrained")
-    strip_height = 0.18 * len(experiment.arms)
-    top, strip = figure.subplots(2, 1, sharex=True, height_ratios=[5 - strip_height, strip_height])
+    top, strip = figure.subplots(2, 1, sharex=True, height_ratios=[40, 1 + len(experiment.arms)])
     ours, others = iter(OURS), iter(COLOURS)
     for row, arm in enumerate(experiment.arms):
         colour, losses = next(ours if arm.ours else others), _losses(experiment, runs, arm)
@@ -303,8 +302,9 @@ def draw(experiment: Experiment, runs: Sequence[dict[str, Any]]) -> Any:
         if not arm.has_rate:
             top.axhline(middle[0], color=colour, linestyle="--", label=arm.name)
             continue
-        style = "-" if arm.ours else (0, (5, 1))  # so that two that coincide are both seen
-        top.plot(experiment.rates, middle, marker="o", ls=style, color=colour, label=arm.name, lw=2, ms=4)
+        # Dashes above lines, so that arms that coincide are both seen.
+        style: dict[str, Any] = {"ls": "-", "zorder": 2} if arm.ours else {"ls": (0, (4, 2)), "zorder": 3}
+        top.plot(experiment.rates, middle, marker="o", color=colour, label=arm.name, lw=2, ms=4, **style)
         top.fill_between(
             experiment.rates, low, np.where(np.isinf(high), middle, high), color=colour, alpha=0.15
         )
@@ -314,7 +314,7 @@ def draw(experiment: Experiment, runs: Sequence[dict[str, Any]]) -> Any:
     strip.set(ylabel="failed", yticks=[], ylim=(0.5 - len(experiment.arms), 0.5))
     strip.set(xlabel="learning rate", xscale="log")
     top.grid(alpha=0.3)
-    top.legend(fontsize=11)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=11, frameon=False)
     for axes in (top, strip):
         axes.tick_params(labelsize=11)
         axes.spines[["top", "right"]].set_visible(False)
