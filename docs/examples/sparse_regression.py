@@ -32,7 +32,7 @@ from fastmap.recipes._report import text_table
 FEATURES, NONZERO, TRAINING, HELD_OUT, NOISE = 1000, 20, 150, 50, 0.5
 SCALE = 1e-8  # of asinh, far below any weight
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)  # among which ISTA's is chosen
-STEPS = 1000
+STEPS = 500
 
 
 @dataclass(frozen=True)
