@@ -22,6 +22,14 @@ def inside(m: fm.Map, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
     return (low + (high - low) * (0.05 + 0.9 * unit)).to(dtype)
 
 
+def moderate(m: fm.Map, shape: tuple[int, ...]) -> torch.Tensor:
+    """theta whose z is moderate and well inside the codomain, so that finite differences mean something."""
+    low, high = m.codomain
+    low, high = max(low, -2.0), min(high, 2.0)
+    unit = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return m.inverse(low + (high - low) * (0.05 + 0.9 * unit))
+
+
 @each_map
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_same_bits_as_numpy(m: fm.Map, dtype: torch.dtype) -> None:
@@ -44,7 +52,7 @@ def test_same_bits_as_numpy(m: fm.Map, dtype: torch.dtype) -> None:
 
 @each_map
 def test_gradients_to_second_order(m: fm.Map) -> None:
-    theta = inside(m, (3, 2)).requires_grad_()
+    theta = moderate(m, (3, 2)).requires_grad_()
     z = fm.forward(theta.detach(), m).requires_grad_()
     for function, x in ((fm.forward, theta), (fm.inverse, z)):
         assert torch.autograd.gradcheck(lambda t, f=function: f(t, m), (x,))
@@ -177,8 +185,8 @@ def test_compiled_function_falls_back_to_eager() -> None:
 
 @each_map
 def test_policies_of_the_other_operations(m: fm.Map) -> None:
-    z = np.linspace(-3, 3, 50)
-    theta = m.inverse(z)
+    theta = np.sort(moderate(m, (50,)).numpy())
+    z = m.forward(theta)
     for x, prefix in ((theta, ""), (z, "inverse_")):
         bad = x.copy()
         bad[[3, 5]] = np.nan
@@ -202,5 +210,7 @@ def test_policies_of_the_other_operations(m: fm.Map) -> None:
     bad[7] = np.nan
     for kind in (np.asarray, torch.from_numpy):
         assert np.isnan(np.asarray(fm.pullback(kind(theta), kind(bad), m, invalid="nan"))).sum() == 1
-    clipped = fm.log_abs_det(np.array([-np.inf, np.inf]), m, axis=(), invalid="clip")
-    assert np.isfinite(clipped).all()
+    ends = np.array([-np.inf, np.inf])
+    clipped = fm.log_abs_det(ends, m, axis=(), invalid="clip")
+    closed = np.isin(fm.inverse(fm.forward(ends, m, invalid="clip"), m), m.domain)  # an infinite slope there is right
+    assert (np.isfinite(clipped) | (closed & ~np.isnan(clipped))).all()

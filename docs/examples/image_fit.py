@@ -196,7 +196,7 @@ EXPERIMENT = Experiment(
     arms=[Arm(name, partial(start, name)) for name in NAMES],
     rates=[float(f"{10 ** (k / 2):.2g}") for k in range(-6, 1)],
     steps=STEPS,
-    seeds=4,
+    seeds=5,
     label="mean squared error of the image",
 )
 
