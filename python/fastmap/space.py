@@ -123,7 +123,7 @@ class Param:
             raise ValueError("low, high: this method searches a box, give both")
         return self.low, self.high
 
-    @property
+    @cached_property
     def z_box(self) -> tuple[Any, Any]:
         """The box in search space, widened by half a step for integers. Always finite.
 
@@ -141,20 +141,28 @@ class Param:
             )
         shape = self.shape if m.shape else ()
         a, b = (forward(np.full(shape, end), m) for end in (low, high))
+        if np.any(a == b) or not np.all(np.isfinite(a) & np.isfinite(b)):
+            raise ValueError(f"low, high: [{low:g}, {high:g}] has no width under {m!r}, or no finite one")
         return (np.minimum(a, b), np.maximum(a, b)) if shape else (float(min(a, b)), float(max(a, b)))
+
+    @cached_property
+    def _ends(self) -> tuple[Any, Any]:
+        """theta at the lower and at the upper end of `z_box`."""
+        low, high = self.box
+        like = np.full(self.shape if self.box_map.shape else (), low)
+        falls = forward(like, self.box_map) == self.z_box[1]
+        return np.where(falls, high, low), np.where(falls, low, high)
 
     def from_z(self, z: Array) -> Array:
         """theta for z in `z_box`; the ends of the box come back exactly."""
         low, high = self.box
         z_low, z_high = self.z_box
-        theta = inverse(np.asarray(z, np.float64), self.box_map)
-        if not self.integer:
-            like = np.full(self.shape if self.box_map.shape else (), low)
-            falls = forward(like, self.box_map) == z_high
-            theta = np.where(z <= z_low, np.where(falls, high, low), theta)
-            theta = np.where(z >= z_high, np.where(falls, low, high), theta)
-        else:
-            theta = np.rint(theta)
+        z = np.asarray(z, np.float64)
+        theta = inverse(np.clip(z, z_low, z_high), self.box_map)
+        if self.integer:
+            return np.clip(np.rint(theta), low, high)
+        at_low, at_high = self._ends
+        theta = np.where(z <= z_low, at_low, np.where(z >= z_high, at_high, theta))
         return np.clip(theta, low, high)
 
     def to_json(self) -> dict[str, Any]:
