@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fastmap.search import Result
 
 
-def plot_result(result: Result) -> Any:
+def plot_result(result: Result, kind: str = "overview", params: Any = None) -> Any:
     """Loss by evaluation on top; below, one column per scalar: loss over theta and over z."""
     Figure = need("matplotlib.figure", "viz").Figure
     done = [r for r in result.history if r.state == "COMPLETE"]
