@@ -95,13 +95,11 @@ def _leaf(torch: Any, axis: Axis, start: Mapping[str, Any]) -> Any:
     """The z tensor to start from: f(init), else the middle of the box, else 0."""
     name, param = axis.name, axis.param
     init = start.get(name, param.init)
-    dtype = None if param.dtype is None else getattr(torch, param.dtype.name)
+    dtype = _dtype(torch, axis, init)
     if init is None:
         middle = np.add(*param.z_box) / 2 if axis.boxed else 0.0
-        dtype = dtype or torch.get_default_dtype()
         return torch.tensor(np.broadcast_to(middle, param.shape).copy(), dtype=dtype).requires_grad_()
     theta = torch.as_tensor(init)
-    dtype = dtype or (theta.dtype if theta.is_floating_point() else torch.get_default_dtype())
     if tuple(theta.shape) != param.shape:
         raise ValueError(f"init: {name} has shape {tuple(theta.shape)}, not {param.shape}")
     if axis.boxed and bool(((theta < param.box[0]) | (theta > param.box[1])).any()):
@@ -109,8 +107,20 @@ def _leaf(torch: Any, axis: Axis, start: Mapping[str, Any]) -> Any:
     return _functional.forward(theta.detach().to(dtype).clone(), axis.map).requires_grad_()
 
 
+def _dtype(torch: Any, axis: Axis, init: Any) -> Any:
+    """The dtype in which an objective gets theta: the parameter's own, that of `init`, torch's default."""
+    if axis.param.dtype is not None:
+        return getattr(torch, axis.param.dtype.name)
+    if init is None:
+        return torch.get_default_dtype()
+    theta = torch.as_tensor(init)
+    return theta.dtype if theta.is_floating_point() and theta.ndim else torch.get_default_dtype()
+
+
 class LBFGS:
-    """SciPy's L-BFGS-B on a flat float64 z. Options: those of its ``options``.
+    """SciPy's L-BFGS-B on a flat float64 z; torch objectives get theta as other gradient methods give it.
+
+    Options: those of its ``options``.
 
     An evaluation that fails counts as a very high loss, from which the line search steps back.
     """
@@ -119,6 +129,12 @@ class LBFGS:
         optimize = need("scipy.optimize", "search")
         self.axes, self.jac, self.sign = setup.axes, setup.jac, setup.signs[0]
         start = self.axes.start(setup.start)
+        if not self.jac:
+            torch = need("torch", "torch")
+            self.dtypes = {
+                name: _dtype(torch, axis, setup.start.get(name, axis.param.init))
+                for name, axis in self.axes.items()
+            }
         bounds = optimize.Bounds(self.axes.low, self.axes.high)
         options = {"maxiter": sys.maxsize >> 32, "maxfun": sys.maxsize >> 32, **setup.options}
         self.worst: float | None = None
@@ -141,7 +157,8 @@ class LBFGS:
             return Point(self.axes.theta(z), z)
         torch = need("torch", "torch")
         leaves = {name: torch.from_numpy(value.copy()).requires_grad_() for name, value in z.items()}
-        return Point(tensors(self.axes, leaves), z, leaves)
+        theta = tensors(self.axes, leaves)
+        return Point({name: value.to(self.dtypes[name]) for name, value in theta.items()}, z, leaves)
 
     def tell(self, point: Point, outcome: Outcome) -> None:
         size = self.axes.low.size

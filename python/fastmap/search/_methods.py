@@ -132,8 +132,8 @@ def choose(
 ) -> tuple[str, str]:
     """The method that "auto" stands for, and why."""
     if objectives > 1:
-        if budget is not None and budget < 200:
-            return "tpe", f"{objectives} objectives, and {budget} evaluations are few generations"
+        if (budget or 100) < 200:
+            return "tpe", f"{objectives} objectives, and {budget or 100} evaluations are few generations"
         return "nsga2", f"{objectives} objectives: the Pareto front by a genetic algorithm"
     arrays = [name for name, param in space.items() if param.shape]
     if jac or (jac is None and arrays):

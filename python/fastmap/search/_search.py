@@ -199,7 +199,8 @@ class Search:
                 f"storage: it holds up to {LARGEST_RECORD} numbers with boxes, which {self.method} has not "
                 "here; Result.save keeps the best point, and init starts from it"
             )
-        self._study = _tuner.open_study(self._storage, name, self.space, self.directions, resume)
+        self._study, note = _tuner.open_study(self._storage, name, self.space, self.directions, resume)
+        self.reason += f"; {note}" if note else ""
         for record in _tuner.stored_records(self._study, self.space):
             self._add(record, record.theta)
 

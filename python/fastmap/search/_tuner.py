@@ -85,8 +85,10 @@ def new_study(directions: Sequence[str]) -> Any:
         return optuna.create_study(directions=list(directions))
 
 
-def open_study(storage: Any, name: str, space: Space, directions: Sequence[str], resume: bool | str) -> Any:
-    """The study of that name, made where there is none.
+def open_study(
+    storage: Any, name: str, space: Space, directions: Sequence[str], resume: bool | str
+) -> tuple[Any, str]:
+    """The study of that name, made where there is none; and a note on trials that were taken over.
 
     Parameters
     ----------
@@ -112,7 +114,7 @@ def open_study(storage: Any, name: str, space: Space, directions: Sequence[str],
         backend = _backend(optuna, storage)
         known = set(optuna.get_all_study_names(backend))
         if name not in known:
-            return _created(optuna, backend, name, space, directions)
+            return _created(optuna, backend, name, space, directions), ""
         study = optuna.load_study(study_name=name, storage=backend)
         while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
             study = optuna.load_study(study_name=successor, storage=backend)
@@ -126,20 +128,20 @@ def open_study(storage: Any, name: str, space: Space, directions: Sequence[str],
             raise ValueError(f"direction: {name!r} in this storage was searched in another one")
         stored = study.user_attrs.get(SPACE)
         if stored == space.to_json():
-            return study
+            return study, ""
         if stored is None and not trials:
             study.set_user_attr(SPACE, space.to_json())
-            return study
+            return study, ""
         if resume != "remap":
             raise ValueError(
                 f"storage: {name!r} holds {_difference(stored, space)}; resume='remap' takes its trials over"
             )
         number = next(i for i in range(2, len(known) + 3) if f"{name}/{i}" not in known)
         new = _created(optuna, backend, f"{name}/{number}", space, directions)
-        for trial in _remapped(optuna, trials, space):
-            new.add_trial(trial)
+        taken = list(_remapped(optuna, trials, space))
+        new.add_trials(taken)
         study.set_user_attr(_SUCCESSOR, new.study_name)
-        return new
+        return new, f"took over {len(taken)} of {len(trials)} trials as {new.study_name!r}"
 
 
 def _created(optuna: Any, backend: Any, name: str, space: Space, directions: Sequence[str]) -> Any:
@@ -181,9 +183,11 @@ def _backend(optuna: Any, storage: Any) -> Any:
         return optuna.storages.get_storage(str(storage))
     journal = optuna.storages.journal
     try:
-        return optuna.storages.JournalStorage(journal.JournalFileBackend(str(storage)))
-    except ValueError as error:  # lines that are no JSON
-        raise ValueError(f"storage: {storage} is no journal of Optuna: {error}") from error
+        backend = optuna.storages.JournalStorage(journal.JournalFileBackend(str(storage)))
+        backend.get_all_studies()  # reads the file
+    except (ValueError, KeyError, TypeError, AssertionError) as error:  # no JSON, or other JSON
+        raise ValueError(f"storage: {storage} is no journal of Optuna: {error!r}") from error
+    return backend
 
 
 def _difference(stored: Any, space: Space) -> str:
