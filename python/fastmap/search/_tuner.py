@@ -183,6 +183,11 @@ def _backend(optuna: Any, storage: Any) -> Any:
         return optuna.storages.get_storage(str(storage))
     journal = optuna.storages.journal
     try:
+        if Path(
+            storage
+        ).exists():  # a last line that is no JSON may be one that was cut off: Optuna allows it
+            with Path(storage).open("rb") as file:
+                json.loads(file.readline() or "{}")
         backend = optuna.storages.JournalStorage(journal.JournalFileBackend(str(storage)))
         backend.get_all_studies()  # reads the file
     except (ValueError, KeyError, TypeError, AssertionError) as error:  # no JSON, or other JSON
