@@ -21,8 +21,8 @@ _MOST = 6  # parameters in one picture
 
 def plot_result(result: Result, kind: str = "overview", params: Sequence[str] | None = None) -> Any:
     """The figure of that kind; see `Result.plot`."""
-    if kind not in _KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(_KINDS)}; got {kind!r}")
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}; got {kind!r}")
     scalars = [name for name, param in result.space.items() if not param.shape]
     for name in params or ():
         if name not in scalars:
@@ -35,7 +35,7 @@ def plot_result(result: Result, kind: str = "overview", params: Sequence[str] | 
     if not several and kind == "front":
         raise ValueError("kind: 'front' needs several objectives")
     done = [record for record in result.history if record.state == "COMPLETE"]
-    return _KINDS[kind](result, done, list(params or scalars)[:_MOST])
+    return KINDS[kind](result, done, list(params or scalars)[:_MOST])
 
 
 def _overview(result: Result, done: list[Record], names: list[str]) -> Any:
@@ -179,7 +179,7 @@ def _front(result: Result, done: list[Record], names: list[str]) -> Any:
     return figure
 
 
-_KINDS: dict[str, Callable[[Any, list[Any], list[str]], Any]] = {
+KINDS: dict[str, Callable[[Any, list[Any], list[str]], Any]] = {
     "overview": _overview,
     "history": _history,
     "parallel": _parallel,
