@@ -166,6 +166,12 @@ class Param:
         low, high = self.box
         z_low, z_high = self.z_box
         z = np.asarray(z, np.float64)
+        if not z.ndim and not self.box_map.shape and not self.integer:  # a tuner asks number by number
+            at_low, at_high = self._ends
+            if z <= z_low or z >= z_high:
+                return self._rounded(at_low if z <= z_low else at_high)
+            theta = inverse(z, self.box_map)
+            return self._rounded(np.asarray(min(max(theta, low), high)))
         theta = inverse(np.clip(z, z_low, z_high), self.box_map)
         if self.integer:
             return np.clip(np.rint(theta), low, high)

@@ -125,6 +125,8 @@ def python(value: Any, param: Param | None = None) -> Any:
 
 def recorded(value: Any) -> Any:
     """What the history keeps: small values whole, of large arrays a summary of evenly spaced elements."""
+    if isinstance(value, float | int | str):
+        return value
     size = int(np.prod(np.shape(value)))
     if size <= LARGEST_RECORD:
         return value.clone() if hasattr(value, "clone") else value
