@@ -178,6 +178,21 @@ def test_a_killed_process_loses_only_its_trial(tmp_path: Path) -> None:
     assert [r.number for r in result.history] == [0, 1, 2, 4, 5]
 
 
+def test_processes_share_a_storage(tmp_path: Path) -> None:
+    path = tmp_path / "s.journal"
+    code = (
+        "import sys, fastmap as fm\n"
+        "fm.minimize(lambda p: p['x'], fm.Space(x=fm.Param(0.1, 1)), method='random', budget=10, "
+        f"storage={str(path)!r}, resume=True, seed=int(sys.argv[1]))"
+    )
+    fm.minimize(lambda p: p["x"], fm.Space(x=fm.Param(0.1, 1)), budget=1, storage=path)
+    runs = [subprocess.Popen([sys.executable, "-c", code, str(seed)]) for seed in (1, 2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    kept = searches.load(path).history
+    assert [r.number for r in kept] == list(range(21))
+    assert len({r.theta["x"] for r in kept}) == 21
+
+
 @pytest.mark.parametrize("text", ["no journal\n", "{}\n", "[1]\n", '{"op_code": 99}\n'])
 def test_a_file_that_is_no_journal(tmp_path: Path, text: str) -> None:
     path = tmp_path / "s.journal"

@@ -179,7 +179,7 @@ def named_box(name: str, param: Param) -> tuple[Any, Any]:
         low, high = param.z_box
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return np.broadcast_to(low, param.shape).ravel(), np.broadcast_to(high, param.shape).ravel()
+    return np.broadcast_to(low, param.shape).flat, np.broadcast_to(high, param.shape).flat
 
 
 def _is_z(name: str, mapped: Mapping[str, Any]) -> bool:

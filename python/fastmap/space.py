@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -351,8 +352,10 @@ class Space(Mapping[str, Param]):
         path = Path(path)
         text = path.read_text()
         try:
-            toml = path.suffix == ".toml"
-            return Space.from_json(need("tomllib", "search").loads(text) if toml else json.loads(text))
+            if path.suffix != ".toml":
+                return Space.from_json(json.loads(text))
+            reader = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+            return Space.from_json(need(reader, "search").loads(text))
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path}: {error}") from error
 

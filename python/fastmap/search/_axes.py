@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,6 @@ class Axes(dict[str, Axis]):
     def __init__(self, space: Space, *, box: bool, gradient: bool, plain: bool = False) -> None:
         super().__init__()
         self.space = space
-        lows, highs = [], []
         for name, param in space.items():
             if plain:
                 param = Param(param.low, param.high, map=Identity(), shape=param.shape, dtype=param.dtype)
@@ -73,18 +73,30 @@ class Axes(dict[str, Axis]):
             both = param.low is not None and param.high is not None
             boxed = box or (both and (param.map is not None or not gradient))
             if boxed:
-                low, high = studies.named_box(name, param)
-            else:
-                low, high = np.full(param.size, -np.inf), np.full(param.size, np.inf)
+                studies.named_box(name, param)
             self[name] = Axis(name, param, param.box_map if boxed else param.gradient_map, boxed)
-            lows.append(low)
-            highs.append(high)
-        self.low, self.high = np.concatenate(lows), np.concatenate(highs)
 
     @property
     def boxed(self) -> bool:
         """Whether every z has a finite box."""
-        return bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
+        return all(axis.boxed for axis in self.values())
+
+    @cached_property
+    def low(self) -> Any:
+        """The lower ends of the flat z; infinite without a box."""
+        return self._ends(0, -np.inf)
+
+    @cached_property
+    def high(self) -> Any:
+        """The upper ends."""
+        return self._ends(1, np.inf)
+
+    def _ends(self, which: int, without: float) -> Any:
+        ends = (axis.param.z_box[which] if axis.boxed else without for axis in self.values())
+        shapes = (axis.param.shape for axis in self.values())
+        return np.concatenate(
+            [np.broadcast_to(end, shape).ravel() for end, shape in zip(ends, shapes, strict=True)]
+        )
 
     def split(self, z: Any) -> dict[str, Any]:
         """Views of a flat z, by name."""

@@ -194,10 +194,11 @@ class Search:
                 self._study = _tuner.new_study(self.directions)
                 self._study.set_user_attr(_tuner.SPACE, self.space.to_json())
             return
-        if not self._method.study and not (self.axes.boxed and self.space.size <= LARGEST_RECORD):
+        kept = self.axes.boxed and self.space.size <= LARGEST_RECORD and not self._method.plain
+        if not self._method.study and not kept:
             raise ValueError(
-                f"storage: it holds up to {LARGEST_RECORD} numbers with boxes, which {self.method} has not "
-                "here; Result.save keeps the best point, and init starts from it"
+                f"storage: it holds up to {LARGEST_RECORD} numbers with boxes of z, which {self.method} has "
+                "not here; Result.save keeps the best point, and init starts from it"
             )
         self._study, note = _tuner.open_study(self._storage, name, self.space, self.directions, resume)
         self.reason += f"; {note}" if note else ""
@@ -385,13 +386,18 @@ class Search:
         best = self.best
         if not best:
             raise ValueError(f"objective: none of {len(self.history)} evaluations gave a finite loss")
+        space = self.space
+        if self._method.plain:
+            space = Space({name: axis.param for name, axis in self.axes.items()})
         return Result(
             best,
             self.loss,
             list(self.history),
             self.method,
             self.reason if reason is None else reason,
-            self.space,
+            Space({name: axis.param for name, axis in self.axes.items()})
+            if self._method.plain
+            else self.space,
             self.directions if len(self.directions) > 1 else self.directions[0],
             time.perf_counter() - self._started,
             self._method.gradient,
