@@ -395,9 +395,7 @@ class Search:
             list(self.history),
             self.method,
             self.reason if reason is None else reason,
-            Space({name: axis.param for name, axis in self.axes.items()})
-            if self._method.plain
-            else self.space,
+            space,
             self.directions if len(self.directions) > 1 else self.directions[0],
             time.perf_counter() - self._started,
             self._method.gradient,
