@@ -145,6 +145,18 @@ def test_map_that_does_not_fit_the_weights(capsys):
         ["tune", "--seeds", "x"],
         ["tune", "--seed", "-1"],
         ["tune", "--method", "magic"],
+        ["tune", "--method", "cmaes"],
+        ["tune", "--storage", "x"],
+        ["tune", "missing.py:f"],
+        ["tune", "missing.module:f"],
+        ["tune", "os:missing"],
+        ["tune", "os:getcwd", "--epochs", "3"],
+        ["tune", "os:getcwd"],
+        ["tune", "os:getcwd", "--space", "missing.toml"],
+        ["plot"],
+        ["plot", "missing.journal"],
+        ["plot", "tests"],
+        ["plot", "missing", "--kind", "magic"],
         ["tune", "--map", "nonsense"],
         ["maps", "--json", "--stubs"],
         ["info", "--nonsense"],
@@ -213,3 +225,67 @@ def test_missing_extras_name_the_command(monkeypatch, capsys):
     err = capsys.readouterr().err
     assert "pip install 'fastmap[demo]'" in err
     assert err.count("\n") == 1
+
+
+SCRIPT = """
+import fastmap as fm
+from helper import TARGET  # beside the script
+
+space = fm.Space(x=fm.Param(1e-6, 1, map="log"))
+
+def objective(theta):
+    return (theta["x"] - TARGET) ** 2
+
+def pair(theta):
+    return theta["x"], -theta["x"]
+"""
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
+    (tmp_path / "helper.py").write_text("TARGET = 1e-3\n")
+    (tmp_path / "my_script.py").write_text(SCRIPT)
+    (tmp_path / "space.json").write_text(
+        json.dumps({"version": 1, "params": {"x": {"low": 1e-6, "high": 0.5, "map": "log"}}})
+    )
+    return tmp_path
+
+
+def test_tune_a_function_and_resume(script, capsys):
+    command = ["tune", "my_script.py:objective", "--trials", "8", "--storage", "s.journal", "--seed", "1"]
+    assert cli.run([*command, "--space", "space.json", "--out", "out", "--method", "random"]) == 0
+    out, err = capsys.readouterr()
+    assert "random: asked for" in out
+    assert "8 evaluations, 0 failed" in out
+    assert "8/8" in err
+    assert fm.Result.load("out").best["x"] <= 0.5
+    assert cli.run([*command, "--space", "space.json"]) == 2
+    assert "already has 8 trials; resume to continue" in capsys.readouterr().err
+    assert cli.run([*command, "--resume", "--quiet"]) == 2  # the script's own space is another one
+    assert "high of 'x' is 0.5 there and 1.0 here" in capsys.readouterr().err
+    assert cli.run([*command, "--remap", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert "16 evaluations" in out
+    assert err == ""
+    for source, kind in (("s.journal", "history"), ("out", "overview"), ("s.journal", "importance")):
+        assert cli.run(["plot", source, "--kind", kind, "--out", "x.png"]) == 0
+        assert (script / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.run(["plot", "s.journal", "--params", "y"]) == 2
+
+
+def test_an_error_of_the_function_is_shown(script, capsys):
+    (script / "bad.py").write_text(SCRIPT + "\ndef bad(theta):\n    return theta['y']\n")
+    with pytest.raises(KeyError):
+        cli.run(["tune", "bad.py:bad", "--quiet"])
+    assert "return theta['y']" in capsys.readouterr().err
+
+
+def test_tune_several_objectives(script, capsys):
+    command = ["tune", "my_script.py:pair", "--trials", "5", "--quiet"]
+    assert cli.run([*command, "--direction", "minimize", "--direction", "minimize"]) == 0
+    assert capsys.readouterr().out.count("loss = (") == 5
+    assert cli.run([*command, "--direction", "minimize"]) == 2
+    assert "objective: expected a number, got tuple" in capsys.readouterr().err

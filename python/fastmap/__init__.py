@@ -22,7 +22,7 @@ from fastmap._map import Chain, Inverse, Map
 from fastmap.constraints import default_map, mirror, set_default_map
 from fastmap.maps import *  # noqa: F403 (the classes of the catalog)
 from fastmap.maps import __all__ as _map_names
-from fastmap.search import Record, Result, Trial, minimize
+from fastmap.search import Record, Result, Search, Trial, minimize
 from fastmap.space import Param, Space
 
 constrain = inverse
@@ -37,6 +37,7 @@ __all__ = [
     "Param",
     "Record",
     "Result",
+    "Search",
     "Space",
     "Trial",
     "__version__",

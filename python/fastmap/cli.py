@@ -1,17 +1,22 @@
-"""The command line: ``fastmap tune``, ``maps``, ``info``, ``bench``."""
+"""The command line: ``fastmap tune``, ``plot``, ``maps``, ``info``, ``bench``."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
+import importlib.util
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import fastmap as fm
+from fastmap._plot import KINDS
 from fastmap.recipes import NAMES
+from fastmap.search import METHODS, load
 
 USER_ERROR = 2
 
@@ -44,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     try:
         args.command(args)
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         kind = "DomainError: " if isinstance(error, fm.DomainError) else ""
         print(f"fastmap {argv[0]}: error: {kind}{error}".splitlines()[0], file=sys.stderr)
         return USER_ERROR
@@ -59,20 +64,52 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastmap {fm.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    tune = commands.add_parser("tune", help="tune a torch model on data that scikit-learn ships")
-    tune.add_argument("recipe", nargs="?", default=NAMES[0], choices=NAMES, help="default: %(default)s")
-    tune.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="the first seed (0)")
-    tune.add_argument("--seeds", type=_at_least(1), metavar="K", help="how many seeds and splits")
-    tune.add_argument(
-        "--trials", type=_at_least(1), metavar="N", help="hyperparameter evaluations per arm and split"
+    tune = commands.add_parser(
+        "tune", help="tune a function of yours, or a torch model on data of scikit-learn"
     )
-    tune.add_argument("--epochs", type=_at_least(1), metavar="N", help="of one such evaluation")
-    tune.add_argument("--steps", type=_at_least(1), metavar="N", help="gradient steps of one weight search")
-    tune.add_argument("--map", default="symlog", metavar="NAME", help="of the signed weights (symlog)")
-    tune.add_argument("--method", choices=("auto", "tpe", "random"), default="auto", help="auto is tpe")
+    tune.add_argument(
+        "target",
+        nargs="?",
+        default=NAMES[0],
+        type=_target,
+        metavar="TARGET",
+        help=f"script.py:objective, package.module:objective, or a recipe: {', '.join(NAMES)} (%(default)s)",
+    )
+    tune.add_argument(
+        "--seed", type=_at_least(0), metavar="N", help="of the search; of a recipe the first (0)"
+    )
+    tune.add_argument(
+        "--trials", type=_at_least(1), metavar="N", help="evaluations; of a recipe per arm and split"
+    )
+    tune.add_argument("--method", choices=("auto", *METHODS), default="auto", metavar="NAME", help="auto")
     tune.add_argument("--out", type=Path, metavar="DIR", help="write result.json, trials.csv and pictures")
-    tune.add_argument("--quiet", action="store_true", help="only the tables")
+    tune.add_argument("--quiet", action="store_true", help="only the result: no progress bar")
+    own = tune.add_argument_group("for a function of yours")
+    own.add_argument(
+        "--space", type=Path, metavar="FILE", help="TOML or JSON; default: `space` of the script"
+    )
+    own.add_argument(
+        "--direction", action="append", choices=("minimize", "maximize"), help="one per objective"
+    )
+    own.add_argument("--storage", metavar="FILE", help="keep trials in this file (Optuna's journal) or URL")
+    own.add_argument("--name", metavar="NAME", help="of the search in its storage (fastmap)")
+    own.add_argument("--resume", action="store_true", help="go on with the trials in the storage")
+    own.add_argument("--remap", action="store_true", help="go on, and take over trials of another space")
+    own.add_argument("--timeout", type=float, metavar="SECONDS", help="start no evaluation after that")
+    recipe = tune.add_argument_group("for a recipe")
+    recipe.add_argument("--seeds", type=_at_least(1), metavar="K", help="how many seeds and splits")
+    recipe.add_argument("--epochs", type=_at_least(1), metavar="N", help="of one hyperparameter evaluation")
+    recipe.add_argument("--steps", type=_at_least(1), metavar="N", help="gradient steps of one weight search")
+    recipe.add_argument("--map", metavar="NAME", help="of the signed weights (symlog)")
     tune.set_defaults(command=_tune)
+
+    plot = commands.add_parser("plot", help="pictures of a search that was kept")
+    plot.add_argument("source", metavar="SOURCE", help="a directory of --out, or a storage")
+    plot.add_argument("--kind", choices=KINDS, default="overview", metavar="KIND", help=", ".join(KINDS))
+    plot.add_argument("--params", metavar="A,B", help="which parameters")
+    plot.add_argument("--name", default="fastmap", metavar="NAME", help="of the search in its storage")
+    plot.add_argument("--out", type=Path, default=Path("search.png"), metavar="FILE", help="%(default)s")
+    plot.set_defaults(command=_plot)
 
     maps = commands.add_parser("maps", help="the catalog of maps")
     shape = maps.add_mutually_exclusive_group()
@@ -102,17 +139,108 @@ def _at_least(low: int) -> Any:
     return integer
 
 
+def _target(text: str) -> str:
+    if text not in NAMES and not all(text.rpartition(":")[::2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(NAMES)}, nor script.py:objective")
+    return text
+
+
+_OWN = ("space", "direction", "storage", "name", "resume", "remap", "timeout")  # options of the two kinds
+_RECIPE = ("seeds", "epochs", "steps", "map")
+
+
 def _tune(args: argparse.Namespace) -> None:
+    recipe = args.target in NAMES
+    for option in _OWN if recipe else _RECIPE:
+        if getattr(args, option):
+            raise ValueError(f"--{option}: it is for {'a function of yours' if recipe else 'recipes'}")
+    (_tune_recipe if recipe else _tune_function)(args)
+
+
+def _tune_function(args: argparse.Namespace) -> None:
+    module, objective = _function(args.target)
+    space = getattr(module, "space", None) if args.space is None else fm.Space.load(args.space)
+    if not isinstance(space, fm.Space):
+        raise ValueError(
+            f"--space: no file given, and {args.target.rpartition(':')[0]} has no Space called space"
+        )
+    directions = args.direction or ["minimize"]
+
+    @functools.wraps(objective)
+    def shown(*arguments: Any) -> Any:
+        try:
+            return objective(*arguments)
+        except Exception as error:
+            if type(error).__name__ != "TrialPruned":
+                traceback.print_exc()
+            raise
+
+    result = fm.minimize(
+        shown,
+        space,
+        direction=directions if len(directions) > 1 else directions[0],
+        method=args.method,
+        budget=args.trials,
+        seed=args.seed,
+        timeout=args.timeout,
+        storage=args.storage,
+        name=args.name or "fastmap",
+        resume="remap" if args.remap else args.resume,
+        progress=not args.quiet,
+    )
+    print(f"{result.method}: {result.reason}")
+    print(f"{len(result.history)} evaluations, {sum(r.state == 'FAIL' for r in result.history)} failed")
+    for record in result.front if len(directions) > 1 else [None]:
+        loss, theta = (result.loss, result.best) if record is None else (record.loss, record.theta)
+        print(f"loss = {loss}")
+        for name, value in theta.items():
+            print(f"  {name} = {value}")
+    if args.out is not None:
+        result.save(args.out)
+        print(f"wrote {args.out}")
+
+
+def _function(target: str) -> tuple[Any, Any]:
+    """The module and the function that a target names."""
+    place, _, name = target.rpartition(":")
+    if place.endswith(".py"):
+        path = Path(place)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if not path.is_file() or spec is None or spec.loader is None:
+            raise ValueError(f"target: no file {path}")
+        module = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(path.resolve().parent))
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+    else:
+        sys.path.insert(0, str(Path.cwd()))
+        module = importlib.import_module(place)
+    if not callable(function := getattr(module, name, None)):
+        raise ValueError(f"target: {place} has no function {name!r}")
+    return module, function
+
+
+def _plot(args: argparse.Namespace) -> None:
+    path = Path(args.source)
+    result = fm.Result.load(path) if path.is_dir() else load(args.source, args.name).result()
+    result.plot(args.kind, args.params.split(",") if args.params else None).savefig(args.out, dpi=120)
+    print(f"wrote {args.out}")
+
+
+def _tune_recipe(args: argparse.Namespace) -> None:
+    args.map = args.map or "symlog"
     fm.Map.from_json({"map": args.map})  # refused before the heavy imports
+    if args.method not in ("auto", "tpe", "random"):
+        raise ValueError(f"--method: recipes take auto, tpe or random, not {args.method}")
     _require("torch", "optuna", "sklearn", "tqdm", *(["matplotlib"] if args.out else []))
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
     from fastmap.recipes._arms import Budget
     from fastmap.recipes._run import recipe_named, tune
 
-    recipe = recipe_named(args.recipe)
+    recipe = recipe_named(args.target)
     budget = Budget(
-        seed=args.seed,
+        seed=args.seed or 0,
         seeds=args.seeds or recipe.seeds,
         trials=args.trials or recipe.trials,
         epochs=args.epochs or recipe.epochs,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastmap import _native
+from fastmap._extras import need
 from fastmap._functional import Array, forward, inverse
 from fastmap._map import Map, MapLike, Sliced, resolve
 from fastmap.constraints import default_map
@@ -45,7 +50,9 @@ class Param:
     Raises
     ------
     ValueError
-        ``low >= high``, bounds that are not finite, or a box outside the domain of the map.
+        ``low >= high``, bounds that are not finite, not whole for integers, or outside the domain of the map.
+    TypeError
+        A dtype other than float32 and float64.
     """
 
     low: float | None
@@ -70,6 +77,8 @@ class Param:
         for name, bound in (("low", low), ("high", high)):
             if bound is not None and not math.isfinite(bound):
                 raise ValueError(f"{name}: must be finite, got {bound}")
+            if integer and bound is not None and bound != math.floor(bound):
+                raise ValueError(f"{name}: {bound} is not an integer")
         if low is not None and high is not None and not low < high:
             raise ValueError(f"high: must be above low = {low}, got {high}")
         set_field = object.__setattr__
@@ -123,7 +132,7 @@ class Param:
             raise ValueError("low, high: this method searches a box, give both")
         return self.low, self.high
 
-    @property
+    @cached_property
     def z_box(self) -> tuple[Any, Any]:
         """The box in search space, widened by half a step for integers. Always finite.
 
@@ -141,21 +150,63 @@ class Param:
             )
         shape = self.shape if m.shape else ()
         a, b = (forward(np.full(shape, end), m) for end in (low, high))
+        if np.any(a == b) or not np.all(np.isfinite(a) & np.isfinite(b)):
+            raise ValueError(f"low, high: [{low:g}, {high:g}] has no width under {m!r}, or no finite one")
         return (np.minimum(a, b), np.maximum(a, b)) if shape else (float(min(a, b)), float(max(a, b)))
+
+    @cached_property
+    def _ends(self) -> tuple[Any, Any]:
+        """theta at the lower and at the upper end of `z_box`."""
+        low, high = self.box
+        like = np.full(self.shape if self.box_map.shape else (), low)
+        falls = forward(like, self.box_map) == self.z_box[1]
+        return np.where(falls, high, low), np.where(falls, low, high)
 
     def from_z(self, z: Array) -> Array:
         """theta for z in `z_box`; the ends of the box come back exactly."""
         low, high = self.box
         z_low, z_high = self.z_box
-        theta = inverse(np.asarray(z, np.float64), self.box_map)
-        if not self.integer:
-            like = np.full(self.shape if self.box_map.shape else (), low)
-            falls = forward(like, self.box_map) == z_high
-            theta = np.where(z <= z_low, np.where(falls, high, low), theta)
-            theta = np.where(z >= z_high, np.where(falls, low, high), theta)
-        else:
-            theta = np.rint(theta)
-        return np.clip(theta, low, high)
+        z = np.asarray(z, np.float64)
+        if not z.ndim and not self.box_map.shape and not self.integer:  # a tuner asks number by number
+            at_low, at_high = self._ends
+            if z <= z_low or z >= z_high:
+                return self._rounded(at_low if z <= z_low else at_high)
+            theta = inverse(z, self.box_map)
+            return self._rounded(np.asarray(min(max(theta, low), high)))
+        theta = inverse(np.clip(z, z_low, z_high), self.box_map)
+        if self.integer:
+            return np.clip(np.rint(theta), low, high)
+        at_low, at_high = self._ends
+        theta = np.where(z <= z_low, at_low, np.where(z >= z_high, at_high, theta))
+        return self._rounded(np.clip(theta, low, high))
+
+    def _rounded(self, theta: Array) -> Array:
+        """theta in `dtype`, its bounds rounded inwards."""
+        if self.dtype is None or self.dtype == np.float64:
+            return theta
+        low, high = (np.asarray(end, self.dtype) for end in self.box)
+        low = low if low >= self.box[0] else np.nextafter(low, high)
+        high = high if high <= self.box[1] else np.nextafter(high, low)
+        return np.clip(np.asarray(theta, self.dtype), low, high)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Param:
+        """The parameter that `to_json` described; absent entries have their defaults, a map may be a name.
+
+        Raises
+        ------
+        ValueError
+            An entry that no parameter has, or one that `Param` refuses.
+        """
+        known = [f.name for f in dataclasses.fields(Param)]
+        if unknown := sorted(set(data) - set(known)):
+            raise ValueError(f"{unknown[0]}: a parameter has no such entry; known: {', '.join(known)}")
+        row = dict(data)
+        if isinstance(row.get("map"), Mapping):
+            row["map"] = Map.from_json(row["map"])
+        if isinstance(row.get("shape"), list):
+            row["shape"] = tuple(row["shape"])
+        return Param(row.pop("low", None), row.pop("high", None), **row)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `init` is not part of it."""
@@ -173,15 +224,35 @@ class Space(Mapping[str, Param]):
     """Named parameters, in order.
 
     ``Space(lr=Param(1e-6, 1, map="log"), w=Param(shape=(10, 3)))`` or ``Space({"lr": ...})``.
+
+    Parameters
+    ----------
+    params : mapping, sequence or dataclass, optional
+        Parameters by name. What is nested gets names with dots ("optimizer.lr", "layers.0.scale"). The fields
+        of a dataclass, the class or an instance, that are no `Param` are constants: they are no part of the
+        space, and `tree` puts them back.
+    **named : Param
+        More parameters.
+
+    Raises
+    ------
+    ValueError
+        No parameter, or one name twice.
+    TypeError
+        A value that is no `Param`.
     """
 
-    def __init__(self, params: Mapping[str, Param] | None = None, /, **named: Param) -> None:
-        self._params: dict[str, Param] = {**(params or {}), **named}
-        if not self._params:
-            raise ValueError("params: a space needs at least one Param")
-        for name, param in self._params.items():
+    def __init__(self, params: Any = None, /, **named: Param) -> None:
+        self._tree = {} if params is None else params
+        self._params: dict[str, Param] = {}
+        for name, param in [*_leaves(self._tree, ""), *named.items()]:
             if not isinstance(param, Param):
                 raise TypeError(f"{name}: expected a Param, got {type(param).__name__}")
+            if name in self._params:
+                raise ValueError(f"params: {name!r} is there twice")
+            self._params[name] = param
+        if not self._params:
+            raise ValueError("params: a space needs at least one Param")
 
     def __getitem__(self, name: str) -> Param:
         return self._params[name]
@@ -257,15 +328,91 @@ class Space(Mapping[str, Param]):
         """The space that `to_json` described."""
         if data.get("version") != _JSON_VERSION:
             raise ValueError(f"version: expected {_JSON_VERSION}, got {data.get('version')!r}")
+        if unknown := sorted(set(data) - {"version", "params"}):
+            raise ValueError(f"{unknown[0]}: a space has no such entry; known: version, params")
         params = {}
-        for name, row in data["params"].items():
-            fields = dict(row)
-            if fields["map"] is not None:
-                fields["map"] = Map.from_json(fields["map"])
-            fields["shape"] = tuple(fields["shape"])
-            params[name] = Param(fields.pop("low"), fields.pop("high"), **fields)
+        for name, row in data.get("params", {}).items():
+            if not isinstance(row, Mapping):
+                raise ValueError(f"{name}: expected a table of low, high, map, ...; got {row!r}")
+            try:
+                params[name] = Param.from_json(row)
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{name}: {error}") from error
         return Space(params)
+
+    @staticmethod
+    def load(path: str | Path) -> Space:
+        """The space in a file: the data of `to_json` as JSON, or as TOML where the name ends with .toml.
+
+        Raises
+        ------
+        ValueError
+            A file that is no such thing; the error names the file.
+        """
+        path = Path(path)
+        text = path.read_text()
+        try:
+            if path.suffix != ".toml":
+                return Space.from_json(json.loads(text))
+            reader = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+            return Space.from_json(need(reader, "search").loads(text))
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON file that `load` reads."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n")
+
+    def tree(self, values: Mapping[str, Any]) -> Any:
+        """Values by name, in the shape of what the space was made from: nested dicts, lists, a dataclass."""
+        rest = dict(values)
+        tree = _planted(self._tree, "", rest)
+        return {**tree, **rest} if isinstance(tree, dict) else tree
 
     def _check_names(self, values: Mapping[str, Any]) -> None:
         if set(values) != set(self):
             raise ValueError(f"values: expected {sorted(self)}, got {sorted(values)}")
+
+
+def _children(tree: Any) -> list[tuple[str, Any]]:
+    """What a node of a tree holds, by name; TypeError if it is none."""
+    if isinstance(tree, Mapping):
+        return list(tree.items())
+    if isinstance(tree, list | tuple):
+        return [(str(i), value) for i, value in enumerate(tree)]
+    held = tree.__dict__ if not isinstance(tree, type) else {}
+    return [(f.name, held.get(f.name, f.default)) for f in dataclasses.fields(tree)]
+
+
+def _is_node(tree: Any) -> bool:
+    if isinstance(tree, Param):
+        return False
+    return isinstance(tree, Mapping | list | tuple) or dataclasses.is_dataclass(tree)
+
+
+def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if not _is_node(tree):
+        raise TypeError(f"params: expected a mapping or a dataclass of Param, got {type(tree).__name__}")
+    for key, value in _children(tree):
+        if not isinstance(key, str):
+            raise TypeError(f"params: names are strings, got {key!r}")
+        if _is_node(value):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, Param) or not dataclasses.is_dataclass(tree):
+            yield prefix + key, value
+
+
+def _planted(tree: Any, prefix: str, values: dict[str, Any]) -> Any:
+    """The tree with the values at its leaves, which are taken out of `values`."""
+    parts = {
+        key: _planted(value, f"{prefix}{key}.", values)
+        if _is_node(value)
+        else (values.pop(prefix + key) if isinstance(value, Param) else value)
+        for key, value in _children(tree)
+    }
+    if isinstance(tree, Mapping):
+        return parts
+    if isinstance(tree, list | tuple):
+        return type(tree)(parts.values())
+    fields = {key: value for key, value in parts.items() if value is not dataclasses.MISSING}
+    return tree(**fields) if isinstance(tree, type) else dataclasses.replace(tree, **fields)

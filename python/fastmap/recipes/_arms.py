@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 import fastmap as fm
 from fastmap._extras import need
 from fastmap._map import CatalogMap, named
-from fastmap.search import _quiet
+from fastmap.search._tuner import quiet as _quiet
 
 Theta = dict[str, Any]
 Weights = dict[str, Tensor]

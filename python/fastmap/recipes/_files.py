@@ -24,7 +24,7 @@ from fastmap.recipes._arms import (
     Run,
 )
 from fastmap.recipes._report import comparisons, select, working_rates
-from fastmap.search import _flat
+from fastmap.search._result import flat as _flat
 
 _COLORS = {"raw": "C7", "tuner's own": "C0", "torch's own": "C0", "fastmap": "C3"}
 _STYLES = {"raw": ":", "tuner's own": "--", "torch's own": "--", "fastmap": "-"}

@@ -3,6 +3,7 @@
 Needs the extra ``fastmap[torch]``.
 """
 
+from fastmap.torch._fit import fit
 from fastmap.torch._modules import (
     Mapped,
     MapTransform,
@@ -28,6 +29,7 @@ __all__ = [
     "Parametrization",
     "as_transform",
     "convert_lr",
+    "fit",
     "from_constraint",
     "parametrization",
     "register_transforms",

@@ -1,0 +1,296 @@
+"""Optuna: samplers and pruners on z, and studies as storage."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastmap import optuna as studies
+from fastmap._extras import need
+from fastmap.search._axes import plain
+from fastmap.search._engine import Outcome, Point, Setup
+from fastmap.search._result import Record, arrays
+from fastmap.space import Space
+
+SPACE = "fastmap:space"  # study attribute: the JSON of what was searched
+_SUCCESSOR = "fastmap:successor"  # study attribute: the study that took the trials over
+
+
+class Tuner:
+    """A sampler of Optuna, which asks a study.
+
+    Parameters
+    ----------
+    setup : Setup
+        With a study.
+    sampler : str
+        The class in ``optuna.samplers``; it takes the options.
+    pruner : str, optional
+        The class in ``optuna.pruners``; without one, the study's.
+    seeded : bool
+        Whether a sequence goes on under one seed (quasi-random ones do). Else a study that has trials
+        already gets another seed, or it would draw the same points again.
+    **fixed
+        More options of the sampler.
+    """
+
+    def __init__(
+        self, setup: Setup, sampler: str, pruner: str | None = None, seeded: bool = False, **fixed: Any
+    ) -> None:
+        optuna = need("optuna", "search")
+        self.axes, self.study = setup.axes, setup.study
+        self.boxes = studies.distributions(self.axes.space)
+        self.names = {name: studies.element_names(name, axis.param) for name, axis in self.axes.items()}
+        done = sum(t.state.is_finished() for t in self.study.get_trials(deepcopy=False))
+        seed = setup.seed
+        if seed is not None and done and not seeded:
+            seed = int(np.random.SeedSequence([seed, done]).generate_state(1)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.sampler = getattr(optuna.samplers, sampler)(seed=seed, **{**fixed, **setup.options})
+        if pruner is not None:
+            self.study.pruner = getattr(optuna.pruners, pruner)()
+
+    def ask(self) -> Point:
+        trial = self.study.ask(self.boxes)
+        params = trial.params
+        z = {
+            name: np.array([params[element] for element in names]).reshape(self.axes[name].param.shape)
+            for name, names in self.names.items()
+        }
+        theta = self.axes.theta(z)
+        trial.set_user_attr(studies.THETA, _json(theta))
+        return Point(theta, z, trial)
+
+    def tell(self, point: Point, outcome: Outcome) -> None:
+        if outcome.state == "COMPLETE":
+            self.study.tell(point.handle, list(outcome.losses))
+        else:
+            self.study.tell(point.handle, state=need("optuna", "search").trial.TrialState[outcome.state])
+
+    def close(self) -> None:
+        return None
+
+
+def new_study(directions: Sequence[str]) -> Any:
+    """A study in memory."""
+    optuna = need("optuna", "search")
+    with quiet(optuna):
+        return optuna.create_study(directions=list(directions))
+
+
+def open_study(
+    storage: Any, name: str, space: Space, directions: Sequence[str], resume: bool | str
+) -> tuple[Any, str]:
+    """The study of that name, made where there is none; and a note on trials that were taken over.
+
+    Parameters
+    ----------
+    storage : str, Path or optuna.storages.BaseStorage
+        A file (Optuna's journal) or the URL of a database.
+    name : str
+        Of the study.
+    space : Space
+        What will be searched.
+    directions : sequence of str
+        One per objective.
+    resume : bool or "remap"
+        Whether trials that are there go on; "remap" also takes over those of another space: theta stays,
+        z is computed anew, and the study with the new trials succeeds the old one, which is left as it was.
+
+    Raises
+    ------
+    ValueError
+        Trials that are there and not asked for, other directions, another space.
+    """
+    optuna = need("optuna", "search")
+    with quiet(optuna):
+        backend = _backend(optuna, storage)
+        known = set(optuna.get_all_study_names(backend))
+        if name not in known:
+            return _created(optuna, backend, name, space, directions), ""
+        study = optuna.load_study(study_name=name, storage=backend)
+        while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
+            study = optuna.load_study(study_name=successor, storage=backend)
+        trials = study.get_trials(deepcopy=False)
+        if trials and not resume:
+            raise ValueError(
+                f"storage: {name!r} already has {len(trials)} trials; resume to continue it, "
+                "or give the search another name"
+            )
+        if [d.name.lower() for d in study.directions] != list(directions):
+            raise ValueError(f"direction: {name!r} in this storage was searched in another one")
+        stored = study.user_attrs.get(SPACE)
+        if stored == space.to_json():
+            return study, ""
+        if stored is None and not trials:
+            study.set_user_attr(SPACE, space.to_json())
+            return study, ""
+        if resume != "remap":
+            raise ValueError(
+                f"storage: {name!r} holds {_difference(stored, space)}; resume='remap' takes its trials over"
+            )
+        number = next(i for i in range(2, len(known) + 3) if f"{name}/{i}" not in known)
+        new = _created(optuna, backend, f"{name}/{number}", space, directions)
+        taken = list(_remapped(optuna, trials, space))
+        new.add_trials(taken)
+        study.set_user_attr(_SUCCESSOR, new.study_name)
+        return new, f"took over {len(taken)} of {len(trials)} trials as {new.study_name!r}"
+
+
+def _created(optuna: Any, backend: Any, name: str, space: Space, directions: Sequence[str]) -> Any:
+    study = optuna.create_study(storage=backend, study_name=name, directions=list(directions))
+    study.set_user_attr(SPACE, space.to_json())
+    return study
+
+
+def stored_space(storage: Any, name: str) -> tuple[Space, list[str]]:
+    """The space and the directions of a stored search.
+
+    Raises
+    ------
+    ValueError
+        No such search.
+    """
+    optuna = need("optuna", "search")
+    if isinstance(storage, str | Path) and "://" not in str(storage) and not Path(storage).is_file():
+        raise ValueError(f"storage: no file {storage}")
+    with quiet(optuna):
+        backend = _backend(optuna, storage)
+        known = optuna.get_all_study_names(backend)
+        if name not in known:
+            raise ValueError(f"name: no search {name!r} in this storage; it has {', '.join(known) or 'none'}")
+        study = optuna.load_study(study_name=name, storage=backend)
+        while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
+            study = optuna.load_study(study_name=successor, storage=backend)
+    if SPACE not in study.user_attrs:
+        raise ValueError(f"name: {name!r} was not made by fastmap")
+    return Space.from_json(study.user_attrs[SPACE]), [d.name.lower() for d in study.directions]
+
+
+def _backend(optuna: Any, storage: Any) -> Any:
+    if not isinstance(storage, str | Path):
+        if not isinstance(storage, optuna.storages.BaseStorage):
+            raise TypeError(f"storage: expected a path, a URL or a storage of Optuna, got {storage!r}")
+        return storage
+    if "://" in str(storage):
+        return optuna.storages.get_storage(str(storage))
+    journal = optuna.storages.journal
+    try:
+        if Path(
+            storage
+        ).exists():  # a last line that is no JSON may be one that was cut off: Optuna allows it
+            with Path(storage).open("rb") as file:
+                json.loads(file.readline() or "{}")
+        backend = optuna.storages.JournalStorage(journal.JournalFileBackend(str(storage)))
+        backend.get_all_studies()  # reads the file
+    except (ValueError, KeyError, TypeError, AssertionError) as error:  # no JSON, or other JSON
+        raise ValueError(f"storage: {storage} is no journal of Optuna: {error!r}") from error
+    return backend
+
+
+def _difference(stored: Any, space: Space) -> str:
+    """In which parameter a stored space differs, in words."""
+    if stored is None:
+        return "trials that fastmap did not make"
+    theirs, ours = stored.get("params", {}), space.to_json()["params"]
+    for name in dict.fromkeys([*theirs, *ours]):
+        if name not in theirs or name not in ours:
+            return f"another space: only one of them has {name!r}"
+        for key, value in ours[name].items():
+            if theirs[name].get(key) != value:
+                return f"another space: {key} of {name!r} is {theirs[name].get(key)} there and {value} here"
+    return "another space: the order of the parameters differs"
+
+
+def _remapped(optuna: Any, trials: Sequence[Any], space: Space) -> Iterator[Any]:
+    """The finished trials with z under the space; those that lack a parameter or lie outside are left out."""
+    boxes = studies.distributions(space)
+    for trial in trials:
+        theta = studies.params(trial)
+        if not trial.state.is_finished() or any(name not in theta for name in space):
+            continue
+        try:
+            z = z_by_element(space, {name: theta[name] for name in space})
+        except ValueError:
+            continue
+        other = [
+            name for name in trial.params if name in theta and name not in space and not name.startswith("z:")
+        ]
+        yield optuna.trial.create_trial(
+            state=trial.state,
+            values=trial.values if trial.state.name == "COMPLETE" else None,
+            params={**z, **{name: trial.params[name] for name in other}},
+            distributions={**boxes, **{name: trial.distributions[name] for name in other}},
+            user_attrs={**trial.user_attrs, studies.THETA: _json({name: theta[name] for name in space})},
+            intermediate_values=trial.intermediate_values,
+        )
+
+
+def z_by_element(space: Space, theta: dict[str, Any]) -> dict[str, float]:
+    """z of a point under the names of the tuner; ValueError outside the box."""
+    result: dict[str, float] = {}
+    for name, value in theta.items():
+        z = studies.to_z(name, space[name], value)
+        result.update(zip(studies.element_names(name, space[name]), map(float, np.ravel(z)), strict=True))
+    return result
+
+
+def add_record(study: Any, space: Space, record: Record) -> None:
+    """Keep an evaluation of a method that is not Optuna's."""
+    optuna = need("optuna", "search")
+    boxes = studies.distributions(space)
+    names = [n for name, param in space.items() for n in studies.element_names(name, param)]
+    z = np.concatenate([np.ravel(record.z[name]) for name in space])
+    attributes = {studies.THETA: _json(record.theta)}
+    if record.error is not None:
+        attributes["fastmap:error"] = record.error
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=optuna.trial.TrialState[record.state],
+            value=record.loss if record.state == "COMPLETE" else None,
+            params=dict(zip(names, map(float, z), strict=True)),
+            distributions=boxes,
+            user_attrs=attributes,
+        )
+    )
+
+
+def stored_records(study: Any, space: Space) -> list[Record]:
+    """The finished trials of a study as records."""
+    records = []
+    for trial in study.get_trials(deepcopy=False):
+        if not trial.state.is_finished():
+            continue
+        theta = arrays(studies.params(trial))
+        z = {}
+        for name, param in space.items():
+            values = np.array([trial.params[n] for n in studies.element_names(name, param)])
+            z[name] = values.reshape(param.shape) if param.shape else float(values[0])
+        loss: Any = float("nan")
+        if trial.values is not None and trial.state.name == "COMPLETE":
+            loss = trial.values[0] if len(trial.values) == 1 else tuple(trial.values)
+        error = trial.user_attrs.get("fastmap:error")
+        records.append(Record(trial.number, theta, z, loss, trial.state.name, error))
+    return records
+
+
+def _json(theta: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(theta, default=plain))
+
+
+@contextmanager
+def quiet(optuna: Any) -> Iterator[None]:
+    """Optuna without its messages."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
