@@ -1,0 +1,465 @@
+"""`suggest`, `suggest_from`: which map, how sure, and why; identity where the evidence says nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from fastmap._candidates import Candidate, Fit, Floats, ranked
+from fastmap._functional import forward_and_log_det, log_abs_det
+from fastmap._map import Map
+from fastmap.constraints import default_map, mirror
+from fastmap.maps import Identity, Interval, Log, OneMinusLog, YeoJohnson
+from fastmap.space import _WIDE
+
+Direction = Literal["minimize", "maximize"]
+
+_FEWEST = 10  # samples or trials below which nothing is concluded
+_FEWEST_DISTINCT = 5
+_PER_COEFFICIENT = 3  # trials that each coefficient of the model needs
+_AIC = 4.0  # Burnham and Anderson (2002): models 4 to 7 behind the best have considerably less support
+_LOO_GAIN = 6.0  # n log of the ratio of errors, from which a map is better than identity
+_LOO_TIE = 2.0  # below this two maps are as good: that with nothing fitted is taken
+_LEAST_R2 = 0.1  # of a model that says something about the loss
+_SAMPLE = 1 << 14  # larger samples are thinned evenly
+_SWEEPS = 2  # over the parameters of trials, each with the others' maps fixed
+_WARPS = (1.0, 0.0, -1.0)  # Yeo-Johnson's lambda of the loss: as it is, log1p, reciprocal
+
+
+@dataclass(frozen=True, repr=False)
+class Suggestion:
+    """What `suggest` answers.
+
+    Attributes
+    ----------
+    map : Map
+        With fitted parameters. Identity where the evidence does not carry another map.
+    score : float
+        Of that map; larger is better. `criterion` says what it counts.
+    margin : float
+        Its score less that of the runner-up. Near 0 or below: another map does as well (a map with nothing
+        fitted is preferred among equals).
+    candidates : tuple of Candidate
+        The best of each kind of map, with scores, best first; empty where nothing could be compared.
+    criterion : str
+        What the scores are.
+    reason : str
+        Why this map, in plain words.
+    """
+
+    map: Map
+    score: float
+    margin: float
+    candidates: tuple[Candidate, ...] = field(default=())
+    criterion: str = ""
+    reason: str = ""
+
+    def __repr__(self) -> str:
+        lines = [repr(self.map), f"  {self.reason}"]
+        if self.candidates:
+            lines.append(f"  {self.criterion}; margin {self.margin:.3g}")
+            shown = self.candidates[:5]
+            for c in (*shown, *(c for c in self.candidates[5:] if c.map in (self.map, Identity()))):
+                lines.append(f"  {'>' if c.map == self.map else ' '} {c.score:10.4g}  {c.map!r}")
+            if len(self.candidates) > len(shown):
+                lines.append(f"    of {len(self.candidates)} kinds of maps")
+        return "\n".join(lines)
+
+
+def identity(why: str) -> Suggestion:
+    """The answer where there is nothing to go by."""
+    return Suggestion(Identity(), math.nan, math.nan, reason=f"Identity, because {why}.")
+
+
+def chosen(candidates: Sequence[Candidate], winner: Candidate, criterion: str, reason: str) -> Suggestion:
+    """The answer with its table."""
+    others = [c.score for c in candidates if c is not winner]
+    margin = winner.score - max(others, default=math.nan)
+    return Suggestion(winner.map, winner.score, margin, tuple(candidates), criterion, reason)
+
+
+def suggest(
+    low: float | None = None, high: float | None = None, *, samples: Any = None, gradient: bool = False
+) -> Suggestion:
+    """Which map suits a parameter, from its range or from samples of good values.
+
+    Parameters
+    ----------
+    low, high : float, optional
+        The box that is searched, in which the map has to be finite; with ``gradient=True`` the bounds that
+        theta must keep.
+    samples : array_like, optional
+        Values of theta that did well, any shape. Those that are not finite are left out; of more than 16,384
+        evenly spaced ones are taken.
+    gradient : bool
+        For a method that follows gradients and knows no box: the map has to remove the bounds.
+
+    Returns
+    -------
+    Suggestion
+
+    Raises
+    ------
+    ValueError
+        ``low >= high``, a NaN bound, samples outside the bounds.
+    TypeError
+        samples that are no real numbers.
+
+    Notes
+    -----
+    *From a range.* A score is the number of decades over which a map spreads the box evenly: log10(high/low)
+    for `Log` and its mirror image, log10((1 - low)/(1 - high)) for `OneMinusLog`, for `Interval(0, 1)` twice
+    that of its poorer end. Identity scores 3, the factor 1000 from which `Param` takes a logarithm as well
+    (CADET-Process takes it from there; Hansen's notes on CMA-ES advise it). A box that holds 0 says nothing
+    about the scale inside it: identity. With ``gradient=True`` it is the map of `default_map`.
+
+    *From samples.* The profile log-likelihood of normal z (Box and Cox, 1964),
+    -n/2 log var f(theta) + sum log abs dz/dtheta, for every map of the catalog whose domain holds the samples; a
+    score is the gain in Akaike's criterion over identity, two per fitted parameter deducted, and a map is
+    suggested from 4 on. Scales are fitted between the 5 % quantile and the maximum of abs theta.
+
+    Examples
+    --------
+    >>> fm.suggest(1e-6, 1.0).map
+    Log(low=0.0)
+    """
+    bounds = _checked_bounds(low, high)
+    if samples is None:
+        return _from_bounds(bounds) if gradient else _from_range(bounds)
+    try:
+        x = np.asarray(samples)
+        if x.dtype.kind not in "iuf":
+            raise TypeError
+        x = x.astype(np.float64).ravel()
+    except (TypeError, ValueError):
+        raise TypeError("samples: expected an array of real numbers") from None
+    x = x[np.isfinite(x)]
+    for name, wrong in (
+        ("low", x < bounds.get("low", -math.inf)),
+        ("high", x > bounds.get("high", math.inf)),
+    ):
+        if wrong.any():
+            raise ValueError(f"samples: {wrong.sum()} of them lie beyond {name} = {bounds[name]:g}")
+    x = x[:: max(1, math.ceil(x.size / _SAMPLE))]
+    return _from_samples(x, bounds, gradient)
+
+
+def _checked_bounds(low: float | None, high: float | None) -> dict[str, float]:
+    """Those of the two that are given and finite."""
+    for name, bound in (("low", low), ("high", high)):
+        if bound is not None and math.isnan(bound):
+            raise ValueError(f"{name}: must not be NaN")
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"high: must be above low = {low}, got {high}")
+    pairs = (("low", low), ("high", high))
+    return {name: float(bound) for name, bound in pairs if bound is not None and math.isfinite(bound)}
+
+
+def _from_bounds(bounds: Mapping[str, float]) -> Suggestion:
+    low, high = bounds.get("low"), bounds.get("high")
+    if low is not None and high is not None:
+        m, what = default_map("interval", low, high), f"between {low:g} and {high:g}"
+    elif low is not None:
+        m, what = default_map("greater_than", low), f"above {low:g}"
+    elif high is not None:
+        m, what = default_map("less_than", high), f"below {high:g}"
+    else:
+        return identity("there is no bound to remove; samples or trials would tell more")
+    return Suggestion(m, math.nan, math.nan, reason=f"It takes values {what} to all numbers: {m!r}.")
+
+
+def _from_range(bounds: Mapping[str, float]) -> Suggestion:
+    if len(bounds) < 2:
+        return identity("a range says something about scale only if both ends are given and finite")
+    low, high = bounds["low"], bounds["high"]
+    found = [Candidate(Identity(), math.log10(_WIDE))]
+    if low > 0:
+        found.append(Candidate(Log(), math.log10(high) - math.log10(low)))
+    if high < 0:
+        found.append(Candidate(mirror(Log()), math.log10(-low) - math.log10(-high)))
+    if low >= 0 and high < 1:
+        found.append(Candidate(OneMinusLog(), math.log10(1 - low) - math.log10(1 - high)))
+    if low > 0 and high < 1:
+        ends = math.log10(0.5 / low), math.log10(0.5 / (1 - high))
+        found.append(Candidate(Interval(0, 1), 2 * min(ends)))
+    # Rounded: 0.9 to 0.9999 are three decades, whatever the last bit says.
+    found = [Candidate(c.map, round(c.score, 6)) for c in found]
+    best = max(found, key=lambda c: (c.score, c.map != Identity()))
+    found.sort(key=lambda c: (-c.score, c is not best))
+    if best.map != Identity():
+        reason = f"The range covers {best.score:.2g} decades on this scale: {best.map!r}."
+    elif low <= 0 <= high and not (low >= 0 and high < 1):
+        reason = "Identity, because a range that holds 0 says nothing about the scale inside it."
+    else:
+        reason = "Identity, because no scale of this range covers three decades."
+    return chosen(found, best, "score: decades spread evenly; identity copes with 3", reason)
+
+
+def _from_samples(x: Floats, bounds: dict[str, float], gradient: bool) -> Suggestion:
+    if why := _too_poor(x, "samples"):
+        return identity(why)
+    n = x.size
+
+    def likelihood(fits: Sequence[Fit]) -> list[float]:
+        slopes = (float(log_abs_det(x, fit.map)) for fit in fits)
+        return [
+            2 * slope - n * math.log(fit.z.var()) - 2 * fit.fitted if fit.z.var() > 0 else math.nan
+            for fit, slope in zip(fits, slopes, strict=True)
+        ]
+
+    found = ranked(
+        x, likelihood, bounds=bounds if gradient else None, box=() if gradient else [*bounds.values()]
+    )
+    zero = next(c.score for c, _ in found if c.map == Identity())
+    table = [Candidate(c.map, c.score - zero, c.fitted) for c, _ in found]
+    best = table[0]
+    if best.score > _AIC:
+        reason = (
+            f"Under {best.map!r} the {n} samples look most normal: Akaike's criterion gains {best.score:.3g}."
+        )
+    else:
+        best = next(c for c in table if c.map == Identity())
+        reason = f"Identity, because no map makes the {n} samples look clearly more normal."
+    return chosen(table, best, "score: gain in Akaike's criterion over identity", reason)
+
+
+def _too_poor(x: Floats, what: str) -> str | None:
+    """Why nothing can be learnt from these values."""
+    if x.size < _FEWEST:
+        return f"{x.size} finite {what} are too few: {_FEWEST} are needed"
+    if np.ptp(x) == 0:
+        return f"all {what} are the same"
+    if np.unique(x).size < _FEWEST_DISTINCT:
+        return f"the {what} have fewer than {_FEWEST_DISTINCT} distinct values"
+    return None
+
+
+def suggest_from(
+    trials: Any,
+    *,
+    direction: Direction = "minimize",
+    boxes: Mapping[str, tuple[float, float]] | None = None,
+) -> dict[str, Suggestion]:
+    """Which map suits each parameter, from earlier trials.
+
+    Parameters
+    ----------
+    trials : pair, Optuna study, Result or sequence of Record
+        ``(theta, loss)``, where loss has shape (n,) and theta is an array of shape (n,) (called "theta"), one
+        of shape (n, d) (columns "0", "1", ...), or a dict of arrays of shape (n,); or an Optuna study of one
+        objective, of which complete trials and numeric parameters count; or the result of `minimize`.
+    direction : {"minimize", "maximize"}
+        Of the loss; a study brings its own.
+    boxes : mapping, optional
+        The search box (low, high) by name, on which maps must be finite. Default: a study's, else the range
+        of theta.
+
+    Returns
+    -------
+    dict
+        A `Suggestion` by name. Trials whose loss is not finite are left out.
+
+    Raises
+    ------
+    TypeError, ValueError
+        trials of another form, of different lengths, or with several objectives.
+
+    Notes
+    -----
+    The loss is modelled as a quadratic in each z, added over the parameters. Scores are R² by leave-one-out
+    residuals (PRESS; Allen, 1974), which ask whether the model predicts a trial that it has not seen, for every
+    map of the catalog with the others' maps fixed, in two sweeps. The loss itself passes log1p or a reciprocal
+    where the likelihood, its Jacobian included, gains by it (Box and Cox, 1964): a loss that explodes at one end
+    is no scale of theta. A map is suggested where n log of the ratio of squared errors exceeds identity's by 6,
+    and where the model explains over 10 % of the loss; within 2 of the best, a map with nothing fitted wins.
+
+    Maps that the trials cannot tell apart count as one: look at `margin`. A quadratic in z is a model of one
+    basin; many basins give identity or a map that helps little.
+    """
+    if direction not in ("minimize", "maximize"):
+        raise ValueError(f"direction: {direction!r} is neither minimize nor maximize")
+    theta, loss, found_boxes, direction = _read(trials, direction)
+    boxes = {**found_boxes, **(boxes or {})}
+    kept = np.isfinite(loss)
+    lost = int((~kept).sum())
+    loss = loss[kept] if direction == "minimize" else -loss[kept]
+    theta = {name: values[kept] for name, values in theta.items()}
+    note = f" ({lost} without a finite loss)" if lost else ""
+    if loss.size < _FEWEST:
+        why = f"{loss.size} complete trials{note} are too few: {_FEWEST} are needed"
+    elif np.ptp(loss) == 0:
+        why = "all losses are the same"
+    else:
+        return _from_trials(theta, loss, boxes)
+    return {name: identity(why) for name in theta}
+
+
+def _from_trials(
+    theta: dict[str, Floats], loss: Floats, boxes: Mapping[str, tuple[float, float]]
+) -> dict[str, Suggestion]:
+    result: dict[str, Suggestion] = {}
+    usable: dict[str, Floats] = {}
+    for name, x in theta.items():
+        if not np.isfinite(x).all():
+            result[name] = identity(f"{np.isfinite(x).sum()} of {loss.size} trials have it")
+        elif why := _too_poor(x, "values"):
+            result[name] = identity(why)
+        else:
+            usable[name] = x
+    needed = _PER_COEFFICIENT * (1 + 2 * len(usable))
+    if loss.size < needed:
+        why = f"{loss.size} trials are too few for {len(usable)} parameters: {needed} are needed"
+        return {name: result.get(name) or identity(why) for name in theta}
+    best: tuple[float, dict[str, Suggestion]] | None = None
+    for warp in _WARPS:
+        y, log_det = _warped(loss, warp)
+        answers, error = _sweep(usable, y, boxes)
+        likelihood = 2 * log_det - loss.size * math.log(error) - 2 * (warp != 1.0)
+        if best is None or likelihood > best[0] + _LOO_TIE:
+            best = likelihood, answers
+    assert best is not None
+    return {name: result.get(name) or best[1][name] for name in theta}
+
+
+def _warped(loss: Floats, warp: float) -> tuple[Floats, float]:
+    """The loss above its least value in units of its spread, through Yeo-Johnson; log of the slopes' product."""
+    above = loss - loss.min()
+    unit = float(np.median(above)) or float(above.max())
+    y, log_det = forward_and_log_det(above / unit, YeoJohnson(warp))
+    spread = float(y.std())
+    return (y - y.mean()) / spread, float(log_det) - loss.size * math.log(spread)
+
+
+def _sweep(
+    theta: dict[str, Floats], y: Floats, boxes: Mapping[str, tuple[float, float]]
+) -> tuple[dict[str, Suggestion], float]:
+    """The suggestion for each parameter, and the mean squared leave-one-out error with all of them."""
+    n = y.size
+    columns = {name: _columns(x[None])[0] for name, x in theta.items()}
+    null = float(np.mean((y * n / (n - 1)) ** 2))  # leave-one-out error of the mean
+    answers: dict[str, Suggestion] = {}
+    error = null
+    for _ in range(min(_SWEEPS, len(theta))):
+        for name, x in theta.items():
+            others = [np.ones((n, 1)), *(c for other, c in columns.items() if other != name)]
+            rest = np.concatenate(others, axis=1)
+
+            def score(fits: Sequence[Fit], rest: Floats = rest) -> Floats:
+                z = _columns(np.stack([fit.z for fit in fits]))
+                design = np.concatenate([np.broadcast_to(rest, (len(z), *rest.shape)), z], axis=2)
+                return 1 - _press(design, y) / null
+
+            found = ranked(x, score, box=boxes.get(name, ()))
+            answers[name] = _judged([c for c, _ in found], n)
+            winner = next((c, fit) for c, fit in found if c.map == answers[name].map)
+            columns[name] = _columns(winner[1].z[None])[0]
+            error = (1 - winner[0].score) * null
+    return answers, max(error, 1e-24)
+
+
+def _columns(z: Floats) -> Floats:
+    """z and z², z standardised by row: from shape (k, n) to (k, n, 2)."""
+    z = (z - z.mean(axis=1, keepdims=True)) / z.std(axis=1, keepdims=True)
+    return np.stack([z, z * z], axis=2)
+
+
+def _press(design: Floats, y: Floats) -> Floats:
+    """Mean squared leave-one-out residuals of least squares, for designs of shape (k, n, p)."""
+    q, _ = np.linalg.qr(design)
+    fit = np.einsum("knp,kp->kn", q, np.einsum("knp,n->kp", q, y))
+    leverage = np.square(q).sum(axis=2)
+    return np.asarray(np.square((y - fit) / np.maximum(1 - leverage, 1e-6)).mean(axis=1))
+
+
+def _judged(table: list[Candidate], n: int) -> Suggestion:
+    def behind(c: Candidate) -> float:
+        """n log of the ratio of squared errors to the best."""
+        return n * math.log(max(1 - c.score, 1e-12) / max(1 - table[0].score, 1e-12))
+
+    same = next(c for c in table if c.map == Identity())
+    criterion = "score: R² of a quadratic in z, leave-one-out"
+    if table[0].score < _LEAST_R2:
+        why = f"no map explains the loss by this parameter: R² at most {table[0].score:.2g}"
+        return chosen(table, same, criterion, f"Identity, because {why}.")
+    if behind(same) < _LOO_GAIN:
+        why = (
+            f"no map predicts the {n} losses clearly better: R² {same.score:.3g} against {table[0].score:.3g}"
+        )
+        return chosen(table, same, criterion, f"Identity, because {why}.")
+    simple = (c for c in table if c.fitted == 0 and behind(c) < _LOO_TIE)
+    best = next(simple, table[0])
+    reason = (
+        f"Of {n} losses, a quadratic in z predicts most under {best.map!r}: R² {best.score:.3g} "
+        f"against {same.score:.3g} for identity."
+    )
+    return chosen(table, best, criterion, reason)
+
+
+def _read(
+    trials: Any, direction: Direction
+) -> tuple[dict[str, Floats], Floats, dict[str, tuple[float, float]], Direction]:
+    """Columns of theta (NaN where a trial lacks it), losses, boxes and direction of any form of trials."""
+    if hasattr(trials, "directions") and hasattr(trials, "trials"):
+        if len(trials.directions) != 1:
+            raise ValueError("trials: the study has several objectives; one is needed")
+        complete = [t for t in trials.trials if t.state.name == "COMPLETE"]
+        rows = [(_of_trial(t), float(t.value)) for t in complete]
+        boxes = {
+            name: (float(d.low), float(d.high))
+            for t in trials.trials
+            for name, d in t.distributions.items()
+            if hasattr(d, "low")
+        }
+        return (*_table(rows), boxes, trials.direction.name.lower())
+    history = getattr(trials, "history", trials)
+    if isinstance(history, Sequence) and all(hasattr(r, "theta") and hasattr(r, "loss") for r in history):
+        direction = getattr(trials, "direction", direction)
+        rows = [(r.theta, float(r.loss)) for r in history if r.state == "COMPLETE"]
+        return (*_table(rows), {}, direction)
+    try:
+        given, losses = trials
+    except (TypeError, ValueError):
+        raise TypeError("trials: expected (theta, loss), an Optuna study or a Result") from None
+    loss = _numbers(losses, "loss")
+    if isinstance(given, Mapping):
+        theta = {str(name): _numbers(x, f"theta[{name!r}]") for name, x in given.items()}
+    else:
+        array = _numbers(given, "theta")
+        theta = {str(i): x for i, x in enumerate(array.T)} if array.ndim == 2 else {"theta": array}
+    for name, x in theta.items():
+        if loss.ndim != 1 or x.shape != loss.shape:
+            raise ValueError(f"trials: {name} has shape {x.shape}, loss {loss.shape}; expected (n,) both")
+    return theta, loss, {}, direction
+
+
+def _numbers(values: Any, name: str) -> Floats:
+    try:
+        array = np.asarray(values)
+        if array.size and array.dtype.kind not in "iuf":
+            raise TypeError
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"trials: {name} must be an array of real numbers") from None
+
+
+def _of_trial(trial: Any) -> dict[str, Any]:
+    """theta of an Optuna trial; `minimize` keeps it beside the z that Optuna searched."""
+    mapped = {k[len("theta:") :]: v for k, v in trial.user_attrs.items() if k.startswith("theta:")}
+    return mapped or dict(trial.params)
+
+
+def _table(rows: Sequence[tuple[Mapping[str, Any], float]]) -> tuple[dict[str, Floats], Floats]:
+    """One column per numeric scalar."""
+    names = dict.fromkeys(name for values, _ in rows for name in values)
+    columns = {name: [values.get(name, math.nan) for values, _ in rows] for name in names}
+    numeric = {
+        name: np.array(column, np.float64)
+        for name, column in columns.items()
+        if all(np.ndim(v) == 0 and isinstance(v, int | float | np.number) for v in column)
+        and not any(isinstance(v, bool) for v in column)
+    }
+    return numeric, np.array([loss for _, loss in rows], np.float64)
