@@ -1,4 +1,4 @@
-"""The maps that a suggestion chooses from: those of the catalog, with parameters that fit the values at hand."""
+"""The maps that a suggestion chooses from: the catalog, with parameters that fit the values at hand."""
 
 from __future__ import annotations
 

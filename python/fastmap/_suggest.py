@@ -23,7 +23,7 @@ _FEWEST_DISTINCT = 5
 _PER_COEFFICIENT = 3  # trials that each coefficient of the model needs
 _AIC = 4.0  # Burnham and Anderson (2002): models 4 to 7 behind the best have considerably less support
 _LOO_GAIN = 6.0  # n log of the ratio of errors, from which a map is better than identity
-_LOO_TIE = 2.0  # below this two maps are as good: that with nothing fitted is taken
+_TIE = 2.0  # twice the log-likelihood: within this of the best, the plainest map is taken
 _LEAST_R2 = 0.1  # of a model that says something about the loss
 _SAMPLE = 1 << 14  # larger samples are thinned evenly
 _SWEEPS = 2  # over the parameters of trials, each with the others' maps fixed
@@ -78,7 +78,7 @@ def identity(why: str) -> Suggestion:
 def chosen(candidates: Sequence[Candidate], winner: Candidate, criterion: str, reason: str) -> Suggestion:
     """The answer with its table."""
     others = [c.score for c in candidates if c is not winner]
-    margin = winner.score - max(others, default=math.nan)
+    margin = winner.score - max(others, default=math.nan)  # NaN where nothing else was possible
     return Suggestion(winner.map, winner.score, margin, tuple(candidates), criterion, reason)
 
 
@@ -118,9 +118,10 @@ def suggest(
     about the scale inside it: identity. With ``gradient=True`` it is the map of `default_map`.
 
     *From samples.* The profile log-likelihood of normal z (Box and Cox, 1964),
-    -n/2 log var f(theta) + sum log abs dz/dtheta, for every map of the catalog whose domain holds the samples; a
-    score is the gain in Akaike's criterion over identity, two per fitted parameter deducted, and a map is
-    suggested from 4 on. Scales are fitted between the 5 % quantile and the maximum of abs theta.
+    -n/2 log var f(theta) + sum log abs dz/dtheta, for every map of the catalog whose domain holds the samples.
+    A score is the gain in Akaike's criterion over identity, two per fitted parameter deducted. A map is
+    suggested above 4; within 2 of the best, the one with fewer fitted parameters and earlier in the catalog.
+    Scales are fitted between the 5 % quantile and the maximum of abs theta.
 
     Examples
     --------
@@ -138,12 +139,10 @@ def suggest(
     except (TypeError, ValueError):
         raise TypeError("samples: expected an array of real numbers") from None
     x = x[np.isfinite(x)]
-    for name, wrong in (
-        ("low", x < bounds.get("low", -math.inf)),
-        ("high", x > bounds.get("high", math.inf)),
-    ):
-        if wrong.any():
-            raise ValueError(f"samples: {wrong.sum()} of them lie beyond {name} = {bounds[name]:g}")
+    for name, bound in bounds.items():
+        beyond = int((x < bound if name == "low" else x > bound).sum())
+        if beyond:
+            raise ValueError(f"samples: {beyond} of them lie beyond {name} = {bound:g}")
     x = x[:: max(1, math.ceil(x.size / _SAMPLE))]
     return _from_samples(x, bounds, gradient)
 
@@ -216,7 +215,7 @@ def _from_samples(x: Floats, bounds: dict[str, float], gradient: bool) -> Sugges
     )
     zero = next(c.score for c, _ in found if c.map == Identity())
     table = [Candidate(c.map, c.score - zero, c.fitted) for c, _ in found]
-    best = table[0]
+    best = _plainest([c for c in table if c.score > table[0].score - _TIE])
     if best.score > _AIC:
         reason = (
             f"Under {best.map!r} the {n} samples look most normal: Akaike's criterion gains {best.score:.3g}."
@@ -225,6 +224,11 @@ def _from_samples(x: Floats, bounds: dict[str, float], gradient: bool) -> Sugges
         best = next(c for c in table if c.map == Identity())
         reason = f"Identity, because no map makes the {n} samples look clearly more normal."
     return chosen(table, best, "score: gain in Akaike's criterion over identity", reason)
+
+
+def _plainest(equals: Sequence[Candidate]) -> Candidate:
+    """That with the fewest fitted parameters; the earliest in the catalog, whose order starts plainly."""
+    return min(equals, key=lambda c: (c.fitted, max(number for number, _, _ in c.map.steps)))
 
 
 def _too_poor(x: Floats, what: str) -> str | None:
@@ -271,11 +275,12 @@ def suggest_from(
     Notes
     -----
     The loss is modelled as a quadratic in each z, added over the parameters. Scores are R² by leave-one-out
-    residuals (PRESS; Allen, 1974), which ask whether the model predicts a trial that it has not seen, for every
-    map of the catalog with the others' maps fixed, in two sweeps. The loss itself passes log1p or a reciprocal
-    where the likelihood, its Jacobian included, gains by it (Box and Cox, 1964): a loss that explodes at one end
-    is no scale of theta. A map is suggested where n log of the ratio of squared errors exceeds identity's by 6,
-    and where the model explains over 10 % of the loss; within 2 of the best, a map with nothing fitted wins.
+    residuals (PRESS; Allen, 1974), which ask whether the model predicts a trial that it has not seen, for
+    every map of the catalog with the others' maps fixed, in two sweeps. The loss itself passes log1p or a
+    reciprocal where the likelihood, its Jacobian included, gains by it (Box and Cox, 1964): a loss that
+    explodes at one end is no scale of theta. A map is suggested where n log of the ratio of squared errors to
+    identity is 6 or more, and where the model explains over 10 % of the loss; within 2 of the best, the one
+    with fewer fitted parameters and earlier in the catalog.
 
     Maps that the trials cannot tell apart count as one: look at `margin`. A quadratic in z is a model of one
     basin; many basins give identity or a map that helps little.
@@ -319,14 +324,14 @@ def _from_trials(
         y, log_det = _warped(loss, warp)
         answers, error = _sweep(usable, y, boxes)
         likelihood = 2 * log_det - loss.size * math.log(error) - 2 * (warp != 1.0)
-        if best is None or likelihood > best[0] + _LOO_TIE:
+        if best is None or likelihood > best[0] + _TIE:
             best = likelihood, answers
     assert best is not None
     return {name: result.get(name) or best[1][name] for name in theta}
 
 
 def _warped(loss: Floats, warp: float) -> tuple[Floats, float]:
-    """The loss above its least value in units of its spread, through Yeo-Johnson; log of the slopes' product."""
+    """The loss above its least value, in units of its spread, through Yeo-Johnson; sum of log slopes."""
     above = loss - loss.min()
     unit = float(np.median(above)) or float(above.max())
     y, log_det = forward_and_log_det(above / unit, YeoJohnson(warp))
@@ -387,11 +392,10 @@ def _judged(table: list[Candidate], n: int) -> Suggestion:
         return chosen(table, same, criterion, f"Identity, because {why}.")
     if behind(same) < _LOO_GAIN:
         why = (
-            f"no map predicts the {n} losses clearly better: R² {same.score:.3g} against {table[0].score:.3g}"
+            f"no map predicts the {n} losses clearly better: R² {table[0].score:.3g}, {same.score:.3g} as is"
         )
         return chosen(table, same, criterion, f"Identity, because {why}.")
-    simple = (c for c in table if c.fitted == 0 and behind(c) < _LOO_TIE)
-    best = next(simple, table[0])
+    best = _plainest([c for c in table if behind(c) < _TIE])
     reason = (
         f"Of {n} losses, a quadratic in z predicts most under {best.map!r}: R² {best.score:.3g} "
         f"against {same.score:.3g} for identity."
