@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,30 +35,30 @@ class Candidate:
     fitted: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """A map with parameters, how many of them were fitted, and z of the values at hand."""
+class Tried(NamedTuple):
+    """Parameters of a kind of map, their score and z of the values at hand."""
 
-    map: Map
-    fitted: int
+    score: float
+    params: dict[str, float]
     z: Floats
 
 
-Scorer: TypeAlias = Callable[[Sequence[Fit]], "Sequence[float] | Floats"]
+# From a map whose parameters have shape (k, 1), and z of shape (k, n), to k scores; NaN drops one.
+Scorer: TypeAlias = Callable[[Map, Floats], Floats]
 
 
 def ranked(
     theta: Floats, score: Scorer, *, bounds: Mapping[str, float] | None = None, box: Sequence[float] = ()
-) -> list[tuple[Candidate, Fit]]:
-    """The best map of each kind in the catalog, best kind first.
+) -> list[tuple[Candidate, Floats]]:
+    """The best map of each kind in the catalog with its z, best kind first.
 
     Parameters
     ----------
     theta : array of float64, shape (n,)
         Finite and not constant.
     score : callable
-        From fits to one number each; NaN drops a fit. It must not change when z goes through an affine map:
-        kinds that are affine images of an earlier one (`Log2` of `Log`) are left out.
+        See `Scorer`. Scores must not change when z goes through an affine map: kinds that are affine images
+        of an earlier one (`Log2` of `Log`) are left out.
     bounds : mapping, optional
         Parameters called "low" and "high", where not those of the catalog.
     box : sequence of float
@@ -65,26 +66,26 @@ def ranked(
 
     Returns
     -------
-    list of (Candidate, Fit)
+    list of (Candidate, array)
         Identity is always among them.
     """
     needed = np.concatenate([theta, np.asarray(box, np.float64)])
     seen = np.empty((0, theta.size))
-    found: list[tuple[Candidate, Fit]] = []
+    found: list[tuple[Candidate, Floats]] = []
     for cls in CLASSES:
         for image in (False, True) if needed.max() < 0 else (False,):
-            values = _grids(cls, theta, bounds or {})
-            fits = [*_fits(cls, values, theta, needed, seen, image)]
-            winner = _best(fits, score)
-            free = [name for name, tried in values.items() if len(tried) > 1]
-            if winner is not None and len(free) == 1:
-                finer = {**values, free[0]: _between(values[free[0]], winner[1].map, free[0])}
-                more = [*_fits(cls, finer, theta, needed, seen, image)]
-                winner = _best([winner[1], *more], score)
-                fits += more
-            if winner is not None:
-                found.append(winner)
-                seen = np.vstack([seen, *(_standard(fit.z) for fit in fits)])
+            grids = _grids(cls, theta, bounds or {})
+            free = [name for name, values in grids.items() if len(values) > 1]
+            tried = _tried(cls, grids, theta.size, needed, seen, image, score)
+            if tried and len(free) == 1:
+                best = max(tried, key=lambda one: one.score)
+                finer = {**grids, free[0]: _between(grids[free[0]], best.params[free[0]])}
+                tried += _tried(cls, finer, theta.size, needed, seen, image, score)
+            if tried:
+                best = max(tried, key=lambda one: one.score)
+                m: Map = cls(**best.params)
+                found.append((Candidate(mirror(m) if image else m, best.score, len(free)), best.z))
+                seen = np.vstack([seen, _standard(np.stack([one.z for one in tried]))])
     return sorted(found, key=lambda pair: -pair[0].score)
 
 
@@ -103,60 +104,68 @@ def _grids(cls: type[CatalogMap], theta: Floats, bounds: Mapping[str, float]) ->
             # From values that see theta as linear to values that see it as steep as the data allow.
             sizes = np.abs(theta - bounds.get("low", 0.0))
             sizes = np.quantile(sizes[sizes > 0], (0.05, 1.0))
-            values[name] = [*(np.geomspace(sizes[0], sizes[1], _GRID) ** _UNITS[name])]
+            values[name] = _short(np.geomspace(sizes[0], sizes[1], _GRID) ** _UNITS[name])
         elif len(shapes) > 1:
             values[name] = sorted(set(published))
         elif min(published) > 0:
-            values[name] = [*np.geomspace(min(published), max(published), _GRID)]
+            values[name] = _short(np.geomspace(min(published), max(published), _GRID))
         else:
-            values[name] = [*np.linspace(min(published), max(published), 2 * _GRID - 1)]
+            values[name] = _short(np.linspace(min(published), max(published), 2 * _GRID - 1))
     return values
 
 
-def _between(tried: list[float], m: Map, name: str) -> list[float]:
+def _between(tried: list[float], best: float) -> list[float]:
     """Values on both sides of the best one, up to its neighbours."""
-    inner = m.maps[1] if hasattr(m, "maps") else m
-    assert isinstance(inner, CatalogMap)
     ordered = sorted(tried)
-    i = int(np.argmin(np.abs(np.array(ordered) - inner.params[name])))
+    i = ordered.index(best)
     ends = ordered[max(i - 1, 0)], ordered[min(i + 1, len(ordered) - 1)]
     space = np.geomspace if ordered[0] > 0 else np.linspace
-    return [*space(*ends, _GRID)]
+    return _short(space(*ends, _GRID))
 
 
-def _fits(
-    cls: type[CatalogMap], values: Values, theta: Floats, needed: Floats, seen: Floats, image: bool
-) -> Iterator[Fit]:
-    fitted = sum(len(tried) > 1 for tried in values.values())
-    for chosen in itertools.product(*values.values()):
-        try:
-            m: Map = cls(**dict(zip(values, map(float, chosen), strict=True)))
-        except ValueError:
-            continue  # not a valid parameter: a power of zero
-        if image:
-            m = mirror(m)
-        low, high = m.domain
-        if not ((needed > low) & (needed < high)).all():
-            continue
-        z = forward(needed, m, invalid="nan")
-        if not np.isfinite(z).all() or not np.ptp(z[: theta.size]) > 0:
-            continue
-        z = z[: theta.size]
-        if not (np.abs(seen @ _standard(z)) > 1 - _SAME).any():
-            yield Fit(m, fitted, z)
+def _short(values: Floats) -> list[float]:
+    """Three digits: the data do not know more."""
+    return [*dict.fromkeys(float(f"{v:.3g}") for v in values)]
 
 
-def _best(fits: Sequence[Fit], score: Scorer) -> tuple[Candidate, Fit] | None:
-    if not fits:
-        return None
-    scores = np.asarray(score(fits), np.float64)
-    if np.isnan(scores).all():
-        return None
-    i = int(np.nanargmax(scores))
-    return Candidate(fits[i].map, float(scores[i]), fits[i].fitted), fits[i]
+def _tried(
+    cls: type[CatalogMap], grids: Values, n: int, needed: Floats, seen: Floats, image: bool, score: Scorer
+) -> list[Tried]:
+    """The parameters whose maps hold all that is needed and differ from all that was seen, with scores."""
+    rows = [dict(zip(grids, chosen, strict=True)) for chosen in itertools.product(*grids.values())]
+    try:
+        m = _stacked(cls, rows, image)
+    except ValueError:  # a power of zero, for instance
+        rows = [row for row in rows if _valid(cls, row)]
+        m = _stacked(cls, rows, image)
+    low, high = m.domain
+    z = forward(np.tile(needed, (len(rows), 1)), m, invalid="nan")
+    good = np.asarray(((needed > low) & (needed < high) & np.isfinite(z)).all(axis=1))
+    z = z[:, :n]
+    good[good] = np.ptp(z[good], axis=1) > 0
+    good[good] = ~(np.abs(_standard(z[good]) @ seen.T) > 1 - _SAME).any(axis=1)
+    if not good.any():
+        return []
+    rows, z = [rows[i] for i in np.flatnonzero(good)], z[good]
+    scores = score(_stacked(cls, rows, image), z)
+    return [Tried(float(s), *rest) for s, *rest in zip(scores, rows, z, strict=True) if not math.isnan(s)]
 
 
-def _standard(z: Floats) -> Any:
-    """z with mean 0 and length 1: products of such are correlations."""
-    z = (z - z.mean()) / np.ptp(z)
-    return z / np.linalg.norm(z)
+def _stacked(cls: type[CatalogMap], rows: list[dict[str, float]], image: bool) -> Map:
+    """One map for all the parameters, of shape (k, 1)."""
+    m: Map = cls(**{name: np.array([[row[name]] for row in rows]) for name in rows[0]})
+    return mirror(m) if image else m
+
+
+def _valid(cls: type[CatalogMap], row: dict[str, float]) -> bool:
+    try:
+        cls(**row)
+    except ValueError:
+        return False
+    return True
+
+
+def _standard(z: Floats) -> Floats:
+    """Rows with mean 0 and length 1: products of such are correlations."""
+    z = (z - z.mean(axis=1, keepdims=True)) / np.ptp(z, axis=1)[:, None]
+    return np.asarray(z / np.linalg.norm(z, axis=1)[:, None])

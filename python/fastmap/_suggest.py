@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastmap._candidates import Candidate, Fit, Floats, ranked
+from fastmap._candidates import Candidate, Floats, ranked
 from fastmap._functional import forward_and_log_det, log_abs_det
 from fastmap._map import Map
 from fastmap.constraints import default_map, mirror
@@ -118,7 +118,7 @@ def suggest(
     about the scale inside it: identity. With ``gradient=True`` it is the map of `default_map`.
 
     *From samples.* The profile log-likelihood of normal z (Box and Cox, 1964),
-    -n/2 log var f(theta) + sum log abs dz/dtheta, for every map of the catalog whose domain holds the samples.
+    -n/2 log var f(theta) + sum log abs dz/dtheta, for every map of the catalog that takes the samples.
     A score is the gain in Akaike's criterion over identity, two per fitted parameter deducted. A map is
     suggested above 4; within 2 of the best, the one with fewer fitted parameters and earlier in the catalog.
     Scales are fitted between the 5 % quantile and the maximum of abs theta.
@@ -203,18 +203,16 @@ def _from_samples(x: Floats, bounds: dict[str, float], gradient: bool) -> Sugges
         return identity(why)
     n = x.size
 
-    def likelihood(fits: Sequence[Fit]) -> list[float]:
-        slopes = (float(log_abs_det(x, fit.map)) for fit in fits)
-        return [
-            2 * slope - n * math.log(fit.z.var()) - 2 * fit.fitted if fit.z.var() > 0 else math.nan
-            for fit, slope in zip(fits, slopes, strict=True)
-        ]
+    def criterion(m: Map, z: Floats) -> Floats:
+        slopes = log_abs_det(np.broadcast_to(x, z.shape), m, axis=1)
+        return np.asarray(2 * slopes - n * np.log(z.var(axis=1)))
 
     found = ranked(
-        x, likelihood, bounds=bounds if gradient else None, box=() if gradient else [*bounds.values()]
+        x, criterion, bounds=bounds if gradient else None, box=() if gradient else [*bounds.values()]
     )
     zero = next(c.score for c, _ in found if c.map == Identity())
-    table = [Candidate(c.map, c.score - zero, c.fitted) for c, _ in found]
+    table = [Candidate(c.map, c.score - zero - 2 * c.fitted, c.fitted) for c, _ in found]
+    table.sort(key=lambda c: -c.score)
     best = _plainest([c for c in table if c.score > table[0].score - _TIE])
     if best.score > _AIC:
         reason = (
@@ -276,11 +274,12 @@ def suggest_from(
     -----
     The loss is modelled as a quadratic in each z, added over the parameters. Scores are R² by leave-one-out
     residuals (PRESS; Allen, 1974), which ask whether the model predicts a trial that it has not seen, for
-    every map of the catalog with the others' maps fixed, in two sweeps. The loss itself passes log1p or a
-    reciprocal where the likelihood, its Jacobian included, gains by it (Box and Cox, 1964): a loss that
-    explodes at one end is no scale of theta. A map is suggested where n log of the ratio of squared errors to
-    identity is 6 or more, and where the model explains over 10 % of the loss; within 2 of the best, the one
-    with fewer fitted parameters and earlier in the catalog.
+    every map of the catalog with the others' maps fixed, in two sweeps. The loss is taken as it is, through
+    log1p or as a reciprocal, by the likelihood of the model, Jacobian included (Box and Cox, 1964): a loss that
+    explodes at one end is no scale of theta. Hence R² is 1 - exp(-2/n gain of log-likelihood over the mean).
+    A map is suggested where n log of the ratio of squared errors to identity is 6 or more and where the model
+    explains over 10 % of the loss; within 2 of the best, the one with fewer fitted parameters and earlier in
+    the catalog.
 
     Maps that the trials cannot tell apart count as one: look at `margin`. A quadratic in z is a model of one
     basin; many basins give identity or a map that helps little.
@@ -319,65 +318,59 @@ def _from_trials(
     if loss.size < needed:
         why = f"{loss.size} trials are too few for {len(usable)} parameters: {needed} are needed"
         return {name: result.get(name) or identity(why) for name in theta}
-    best: tuple[float, dict[str, Suggestion]] | None = None
-    for warp in _WARPS:
-        y, log_det = _warped(loss, warp)
-        answers, error = _sweep(usable, y, boxes)
-        likelihood = 2 * log_det - loss.size * math.log(error) - 2 * (warp != 1.0)
-        if best is None or likelihood > best[0] + _TIE:
-            best = likelihood, answers
-    assert best is not None
-    return {name: result.get(name) or best[1][name] for name in theta}
+    answers = _sweep(usable, _Losses(loss), boxes)
+    return {name: result.get(name) or answers[name] for name in theta}
 
 
-def _warped(loss: Floats, warp: float) -> tuple[Floats, float]:
-    """The loss above its least value, in units of its spread, through Yeo-Johnson; sum of log slopes."""
-    above = loss - loss.min()
-    unit = float(np.median(above)) or float(above.max())
-    y, log_det = forward_and_log_det(above / unit, YeoJohnson(warp))
-    spread = float(y.std())
-    return (y - y.mean()) / spread, float(log_det) - loss.size * math.log(spread)
+class _Losses:
+    """The losses as they are, through log1p and as reciprocals, to be predicted by linear models."""
+
+    def __init__(self, loss: Floats) -> None:
+        above = loss - loss.min()
+        unit = float(np.median(above)) or float(above.max())
+        warps = [forward_and_log_det(above / unit, YeoJohnson(warp)) for warp in _WARPS]
+        y = np.stack([y for y, _ in warps], axis=1)
+        spread = y.std(axis=0)
+        self.y = (y - y.mean(axis=0)) / spread
+        n = loss.size
+        # Densities of the losses themselves, so that the warps compare; one parameter for a warp.
+        slopes = np.array([float(log_det) for _, log_det in warps]) - n * np.log(spread)
+        self.offset = np.exp((2 * (np.array(_WARPS) != 1) - 2 * slopes) / n)
+        self.null = self.error(np.ones((1, n, 1)))[0]
+
+    def error(self, design: Floats) -> Floats:
+        """Mean squared leave-one-out residuals, for designs of shape (k, n, p), by the best warp of each."""
+        q, _ = np.linalg.qr(design)
+        residual = self.y - q @ (q.transpose(0, 2, 1) @ self.y)
+        leverage = np.square(q).sum(axis=2, keepdims=True)
+        errors = np.square(residual / np.maximum(1 - leverage, 1e-6)).mean(axis=1)
+        return np.asarray((errors * self.offset).min(axis=1))
 
 
 def _sweep(
-    theta: dict[str, Floats], y: Floats, boxes: Mapping[str, tuple[float, float]]
-) -> tuple[dict[str, Suggestion], float]:
-    """The suggestion for each parameter, and the mean squared leave-one-out error with all of them."""
-    n = y.size
+    theta: dict[str, Floats], losses: _Losses, boxes: Mapping[str, tuple[float, float]]
+) -> dict[str, Suggestion]:
     columns = {name: _columns(x[None])[0] for name, x in theta.items()}
-    null = float(np.mean((y * n / (n - 1)) ** 2))  # leave-one-out error of the mean
     answers: dict[str, Suggestion] = {}
-    error = null
     for _ in range(min(_SWEEPS, len(theta))):
         for name, x in theta.items():
-            others = [np.ones((n, 1)), *(c for other, c in columns.items() if other != name)]
+            others = [np.ones((x.size, 1)), *(c for other, c in columns.items() if other != name)]
             rest = np.concatenate(others, axis=1)
 
-            def score(fits: Sequence[Fit], rest: Floats = rest) -> Floats:
-                z = _columns(np.stack([fit.z for fit in fits]))
-                design = np.concatenate([np.broadcast_to(rest, (len(z), *rest.shape)), z], axis=2)
-                return 1 - _press(design, y) / null
+            def score(m: Map, z: Floats, rest: Floats = rest) -> Floats:
+                design = [np.broadcast_to(rest, (len(z), *rest.shape)), _columns(z)]
+                return np.asarray(1 - losses.error(np.concatenate(design, axis=2)) / losses.null)
 
             found = ranked(x, score, box=boxes.get(name, ()))
-            answers[name] = _judged([c for c, _ in found], n)
-            winner = next((c, fit) for c, fit in found if c.map == answers[name].map)
-            columns[name] = _columns(winner[1].z[None])[0]
-            error = (1 - winner[0].score) * null
-    return answers, max(error, 1e-24)
+            answers[name] = _judged([c for c, _ in found], x.size)
+            columns[name] = _columns(next(z for c, z in found if c.map == answers[name].map)[None])[0]
+    return answers
 
 
 def _columns(z: Floats) -> Floats:
     """z and z², z standardised by row: from shape (k, n) to (k, n, 2)."""
     z = (z - z.mean(axis=1, keepdims=True)) / z.std(axis=1, keepdims=True)
     return np.stack([z, z * z], axis=2)
-
-
-def _press(design: Floats, y: Floats) -> Floats:
-    """Mean squared leave-one-out residuals of least squares, for designs of shape (k, n, p)."""
-    q, _ = np.linalg.qr(design)
-    fit = np.einsum("knp,kp->kn", q, np.einsum("knp,n->kp", q, y))
-    leverage = np.square(q).sum(axis=2)
-    return np.asarray(np.square((y - fit) / np.maximum(1 - leverage, 1e-6)).mean(axis=1))
 
 
 def _judged(table: list[Candidate], n: int) -> Suggestion:
