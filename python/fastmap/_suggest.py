@@ -275,7 +275,7 @@ def suggest_from(
     The loss is modelled as a quadratic in each z, added over the parameters. Scores are R² by leave-one-out
     residuals (PRESS; Allen, 1974), which ask whether the model predicts a trial that it has not seen, for
     every map of the catalog with the others' maps fixed, in two sweeps. The loss is taken as it is, through
-    log1p or as a reciprocal, by the likelihood of the model, Jacobian included (Box and Cox, 1964): a loss that
+    log1p or as a reciprocal, by the likelihood of the model with its Jacobian (Box and Cox, 1964): a loss that
     explodes at one end is no scale of theta. Hence R² is 1 - exp(-2/n gain of log-likelihood over the mean).
     A map is suggested where n log of the ratio of squared errors to identity is 6 or more and where the model
     explains over 10 % of the loss; within 2 of the best, the one with fewer fitted parameters and earlier in
