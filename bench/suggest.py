@@ -1,11 +1,12 @@
 """How often `suggest_from` is right, and how often it harms: ``python bench/suggest.py``.
 
-Every kind of map in the catalog generates cases: 60 trials even in its z, a loss that is a quadratic in z plus
-normal noise of 5 % of the loss's standard deviation, or the exponential of that in every second case. A map's
-score is R² of a quadratic in its z against the generating quadratic, free of noise, on a grid even in the
-generating z; the generating map has 1. Cases are counted apart where the pairs themselves cannot tell the
-generating map from identity (n log of the ratio of leave-one-out errors below 6). Harm is a score over 10 % worse
-than identity's. Then losses that no map makes quadratic, where any answer but identity is suspect.
+Every kind of map in the catalog generates cases: 60 trials even in its z, a loss that is a quadratic in z
+plus normal noise of 5 % of the loss's standard deviation, or the exponential of that in every second case. A
+map's score is R² of a quadratic in its z against the generating quadratic, free of noise, on a grid even in
+the generating z; the generating map has 1. Cases are counted apart where the pairs themselves cannot tell
+the generating map from identity (n log of the ratio of leave-one-out errors below 6). Harm is a score over
+10 % worse than identity's. Then losses that no map makes quadratic, where any answer but identity is
+suspect.
 """
 
 from __future__ import annotations

@@ -205,7 +205,9 @@ def _from_samples(x: Floats, bounds: dict[str, float], gradient: bool) -> Sugges
 
     def criterion(m: Map, z: Floats) -> Floats:
         slopes = log_abs_det(np.broadcast_to(x, z.shape), m, axis=1)
-        return np.asarray(2 * slopes - n * np.log(z.var(axis=1)))
+        size = np.ptp(z, axis=1)  # squares of z over it stay finite
+        variance = (z / size[:, None]).var(axis=1)
+        return np.asarray(2 * slopes - n * (np.log(variance) + 2 * np.log(size)))
 
     found = ranked(
         x, criterion, bounds=bounds if gradient else None, box=() if gradient else [*bounds.values()]
@@ -275,11 +277,11 @@ def suggest_from(
     The loss is modelled as a quadratic in each z, added over the parameters. Scores are R² by leave-one-out
     residuals (PRESS; Allen, 1974), which ask whether the model predicts a trial that it has not seen, for
     every map of the catalog with the others' maps fixed, in two sweeps. The loss is taken as it is, through
-    log1p or as a reciprocal, by the likelihood of the model with its Jacobian (Box and Cox, 1964): a loss that
-    explodes at one end is no scale of theta. Hence R² is 1 - exp(-2/n gain of log-likelihood over the mean).
-    A map is suggested where n log of the ratio of squared errors to identity is 6 or more and where the model
-    explains over 10 % of the loss; within 2 of the best, the one with fewer fitted parameters and earlier in
-    the catalog.
+    log1p or as a reciprocal, by the likelihood of the model with its Jacobian (Box and Cox, 1964): a loss
+    that explodes at one end is no scale of theta. Hence R² is 1 - exp(-2/n gain of log-likelihood over the
+    mean). A map is suggested where n log of the ratio of squared errors to identity is 6 or more and where
+    the model explains over 10 % of the loss; within 2 of the best, the one with fewer fitted parameters and
+    earlier in the catalog.
 
     Maps that the trials cannot tell apart count as one: look at `margin`. A quadratic in z is a model of one
     basin; many basins give identity or a map that helps little.
@@ -369,6 +371,7 @@ def _sweep(
 
 def _columns(z: Floats) -> Floats:
     """z and z², z standardised by row: from shape (k, n) to (k, n, 2)."""
+    z = z / np.ptp(z, axis=1)[:, None]  # squares stay finite
     z = (z - z.mean(axis=1, keepdims=True)) / z.std(axis=1, keepdims=True)
     return np.stack([z, z * z], axis=2)
 

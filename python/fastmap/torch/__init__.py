@@ -15,6 +15,7 @@ from fastmap.torch._modules import (
     to_constraint,
 )
 from fastmap.torch._optim import SGD, Adam, AdamW, Lion, MappedOptimizer, MirrorDescent, convert_lr
+from fastmap.torch._suggest import suggest
 
 __all__ = [
     "SGD",
@@ -32,5 +33,6 @@ __all__ = [
     "parametrization",
     "register_transforms",
     "space",
+    "suggest",
     "to_constraint",
 ]
