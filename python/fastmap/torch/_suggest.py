@@ -64,7 +64,7 @@ def suggest(
 
     Notes
     -----
-    In z the second derivative is (L'' - L' g''/g')/g'², with z = g(theta). A good map makes it the same for all
+    In z = g(theta) the second derivative is (L'' - L' g''/g')/g'². A good map makes it the same for all
     elements: a score is the share by which the variance of its logarithm falls. If L'' ~ abs(theta)^-p, that
     is the regression of log L'' on log abs theta, whose best power is 1 - p/2: logarithm for p = 2, square
     root for 1. Maps and parameters are chosen on up to 4,096 elements without the gradient's term, then
@@ -187,9 +187,12 @@ def _judged(theta: Tensor, gradient: Tensor, curvature: Tensor) -> Suggestion:
         elif gain < _GAIN:
             why = f"{best.map!r} improves the spread of second derivatives by a factor {gain:.2g} only"
         else:
+            ends = (
+                "" if best.map.domain == (-math.inf, math.inf) else f" It keeps theta in {best.map.domain}."
+            )
             reason = (
-                f"{best.map!r} evens out the second derivatives: the standard deviation of their logarithms is "
-                f"{after:.3g} instead of {before:.3g}. Plain gradient steps gain by it, Adam hardly."
+                f"{best.map!r} evens out second derivatives: the standard deviation of their logarithms is "
+                f"{after:.3g} instead of {before:.3g}. Plain gradient steps gain by it, Adam hardly.{ends}"
             )
             return chosen(table, best, criterion, reason)
     return chosen(table, same, criterion, f"Identity, because {why}.")
