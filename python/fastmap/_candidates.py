@@ -137,6 +137,8 @@ def _tried(
         m = _stacked(cls, rows, image)
     except ValueError:  # a power of zero, for instance
         rows = [row for row in rows if _valid(cls, row)]
+        if not rows:
+            return []
         m = _stacked(cls, rows, image)
     low, high = m.domain
     z = forward(np.tile(needed, (len(rows), 1)), m, invalid="nan")

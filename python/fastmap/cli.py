@@ -146,7 +146,11 @@ def _suggest(args: argparse.Namespace) -> None:
     if args.storage is not None:
         if args.file is not None:
             raise ValueError("FILE and --storage exclude each other")
-        study = need("optuna", "search").load_study(study_name=args.study, storage=args.storage)
+        optuna = need("optuna", "search")
+        try:
+            study = optuna.load_study(study_name=args.study, storage=args.storage)
+        except KeyError:
+            raise ValueError(f"--study: {args.storage} has no study {args.study!r}") from None
         answers = fm.suggest_from(study)
     elif args.file is None:
         if args.loss or args.column:
