@@ -27,7 +27,8 @@ _TIE = 2.0  # twice the log-likelihood: within this of the best, the plainest ma
 _LEAST_R2 = 0.1  # of a model that says something about the loss
 _SAMPLE = 1 << 14  # larger samples are thinned evenly
 _SWEEPS = 2  # over the parameters of trials, each with the others' maps fixed
-_WARPS = (1.0, 0.0, -1.0)  # Yeo-Johnson's lambda of the loss: as it is, log1p, reciprocal
+# Yeo-Johnson's lambda for the loss (as it is, log1p, reciprocal), and the quantile that is its unit.
+_WARPS = ((1.0, 0.5), (0.0, 0.5), (0.0, 0.1), (-1.0, 0.5))
 
 
 @dataclass(frozen=True, repr=False)
@@ -329,15 +330,19 @@ class _Losses:
 
     def __init__(self, loss: Floats) -> None:
         above = loss - loss.min()
-        unit = float(np.median(above)) or float(above.max())
-        warps = [forward_and_log_det(above / unit, YeoJohnson(warp)) for warp in _WARPS]
+        units = [float(np.quantile(above, q)) or float(above.max()) for _, q in _WARPS]
+        powers = np.array([power for power, _ in _WARPS])
+        warps = [
+            forward_and_log_det(above / unit, YeoJohnson(power))
+            for unit, power in zip(units, powers, strict=True)
+        ]
         y = np.stack([y for y, _ in warps], axis=1)
         spread = y.std(axis=0)
         self.y = (y - y.mean(axis=0)) / spread
         n = loss.size
         # Densities of the losses themselves, so that the warps compare; one parameter for a warp.
-        slopes = np.array([float(log_det) for _, log_det in warps]) - n * np.log(spread)
-        self.offset = np.exp((2 * (np.array(_WARPS) != 1) - 2 * slopes) / n)
+        slopes = np.array([float(log_det) for _, log_det in warps]) - n * np.log(spread * units)
+        self.offset = np.exp((2 * (powers != 1) - 2 * slopes) / n)
         self.null = self.error(np.ones((1, n, 1)))[0]
 
     def error(self, design: Floats) -> Floats:
