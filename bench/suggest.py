@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastmap as fm
-from fastmap._suggest import _columns, _Losses
+from fastmap._trials import _columns, _Losses
 from fastmap.maps import CLASSES
 
 Floats = NDArray[np.float64]

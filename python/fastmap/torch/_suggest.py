@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastmap._candidates import Candidate, ranked
 from fastmap._functional import log_abs_det
 from fastmap._map import Map
-from fastmap._suggest import Suggestion, chosen, identity
+from fastmap._suggest import TIE, Suggestion, chosen, identity, plainest
 from fastmap.maps import Identity
 
 _FEWEST = 30  # elements with a positive second derivative
@@ -174,10 +174,7 @@ def _judged(theta: Tensor, gradient: Tensor, curvature: Tensor) -> Suggestion:
         return x.size * math.log(max(1 - c.score, 1e-12)) + 2 * c.fitted
 
     ordered = sorted(table, key=aic)
-    best = min(
-        (c for c in ordered if aic(c) < aic(ordered[0]) + 2),
-        key=lambda c: (c.fitted, max(number for number, _, _ in c.map.steps)),
-    )
+    best = plainest([c for c in ordered if aic(c) < aic(ordered[0]) + TIE])
     why = "no map evens out its second derivatives clearly"
     if -aic(best) > _AIC:
         before, after, concave = _curvature(best.map, theta, gradient, curvature)
