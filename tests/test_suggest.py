@@ -499,3 +499,49 @@ def test_the_command_line_refuses(capsys, tmp_path, argv, message):
     assert (status, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+# The criteria themselves
+
+
+def test_errors_are_those_of_models_fitted_without_the_trial():
+    from fastmap._trials import _columns, _Losses
+
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=20)
+    loss = z**2 + 0.1 * rng.normal(size=20)
+    design = np.concatenate([np.ones((1, 20, 1)), _columns(z[None])], axis=2)
+    residuals = []
+    for i in range(20):
+        rest = np.arange(20) != i
+        beta = np.linalg.lstsq(design[0, rest], loss[rest], rcond=None)[0]
+        residuals.append(loss[i] - design[0, i] @ beta)
+    expected = np.mean(np.square(residuals))
+    assert _Losses(loss).error(design)[0] == pytest.approx(expected, rel=1e-9)
+    # Densities of the losses themselves: they scale as losses do, through whatever warp.
+    for y in (loss, np.exp(5 * loss)):
+        assert _Losses(1000 * y).error(design)[0] == pytest.approx(
+            1e6 * _Losses(y).error(design)[0], rel=1e-6
+        )
+
+
+def test_a_map_has_to_beat_identity_clearly():
+    from fastmap._candidates import Candidate
+    from fastmap._trials import _judged
+
+    for gain, expected in ((0.09, fm.Identity()), (0.11, fm.Log())):  # 60 log of the ratio is 6 near 0.1
+        table = [Candidate(fm.Log(), 1 - 0.4 * math.exp(-gain)), Candidate(fm.Identity(), 0.6)]
+        answer = _judged(table, 60)
+        assert answer.map == expected
+        assert answer.margin == pytest.approx(answer.score - min(c.score for c in table)) or answer.margin < 0
+    assert "R² at most" in _judged([Candidate(fm.Log(), 0.09), Candidate(fm.Identity(), -0.5)], 60).reason
+
+
+def test_a_map_that_turns_convex_losses_concave_is_refused():
+    from fastmap.torch._suggest import _judged
+
+    theta = 10 ** (4 * torch.rand(300, generator=torch.Generator().manual_seed(0)) - 3)
+    assert _judged(theta, torch.zeros_like(theta), theta**-2).map == fm.Log()
+    answer = _judged(theta, -5 / theta, theta**-2)  # in log theta the second derivative is 1 - 5
+    assert answer.map == fm.Identity()
+    assert "100% of the convex elements concave" in answer.reason
