@@ -23,11 +23,13 @@ def inside(m: fm.Map, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
 
 
 def moderate(m: fm.Map, shape: tuple[int, ...]) -> torch.Tensor:
-    """theta whose z is moderate and well inside the codomain, so that finite differences mean something."""
-    low, high = m.codomain
-    low, high = max(low, -2.0), min(high, 2.0)
+    """theta well inside the domain, with a moderate z if it has one: finite differences mean something."""
+    reached = m.forward(inside(m, (1000,)))
+    low, high = float(reached.min()), float(reached.max())
+    if low < 2 and high > -2:
+        low, high = max(low, -2.0), min(high, 2.0)
     unit = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return m.inverse(low + (high - low) * (0.05 + 0.9 * unit))
+    return m.inverse(low + (high - low) * unit)
 
 
 @each_map
@@ -212,5 +214,6 @@ def test_policies_of_the_other_operations(m: fm.Map) -> None:
         assert np.isnan(np.asarray(fm.pullback(kind(theta), kind(bad), m, invalid="nan"))).sum() == 1
     ends = np.array([-np.inf, np.inf])
     clipped = fm.log_abs_det(ends, m, axis=(), invalid="clip")
-    closed = np.isin(fm.inverse(fm.forward(ends, m, invalid="clip"), m), m.domain)  # an infinite slope there is right
-    assert (np.isfinite(clipped) | (closed & ~np.isnan(clipped))).all()
+    assert np.isfinite(fm.forward(ends, m, invalid="clip")).all()
+    # A bound that belongs to the domain may have an infinite slope.
+    assert np.isfinite(clipped).all() or (m.entry["closed"] and not np.isnan(clipped).any())

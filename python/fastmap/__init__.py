@@ -19,6 +19,8 @@ from fastmap._functional import (
 )
 from fastmap._info import __version__, catalog, get_num_threads, info, set_num_threads
 from fastmap._map import Chain, Inverse, Map
+from fastmap._suggest import Suggestion, suggest
+from fastmap._trials import suggest_from
 from fastmap.constraints import default_map, mirror, set_default_map
 from fastmap.maps import *  # noqa: F403 (the classes of the catalog)
 from fastmap.maps import __all__ as _map_names
@@ -39,6 +41,7 @@ __all__ = [
     "Result",
     "Search",
     "Space",
+    "Suggestion",
     "Trial",
     "__version__",
     "audit",
@@ -60,6 +63,8 @@ __all__ = [
     "pullback",
     "set_default_map",
     "set_num_threads",
+    "suggest",
+    "suggest_from",
     "unconstrain",
 ]
 __all__ += _map_names  # noqa: PLE0605 (a list, whatever the linter can tell)

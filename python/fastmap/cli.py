@@ -1,12 +1,14 @@
-"""The command line: ``fastmap tune``, ``plot``, ``maps``, ``info``, ``bench``."""
+"""The command line: ``fastmap tune``, ``plot``, ``suggest``, ``maps``, ``info``, ``bench``."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import importlib
 import importlib.util
 import json
+import math
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import fastmap as fm
+from fastmap._extras import need
 from fastmap._plot import KINDS
 from fastmap.recipes import NAMES
 from fastmap.search import METHODS, load
@@ -110,6 +113,22 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--name", default="fastmap", metavar="NAME", help="of the search in its storage")
     plot.add_argument("--out", type=Path, default=Path("search.png"), metavar="FILE", help="%(default)s")
     plot.set_defaults(command=_plot)
+
+    suggest = commands.add_parser("suggest", help="which map: from a range, samples, or earlier trials")
+    suggest.add_argument("file", nargs="?", type=Path, metavar="FILE", help="CSV with a header")
+    suggest.add_argument(
+        "--column", action="append", metavar="NAME", help="of the parameter; with --loss, many"
+    )
+    suggest.add_argument(
+        "--loss", metavar="NAME", help="the column of losses: rows are trials, not good values"
+    )
+    suggest.add_argument("--low", type=float, metavar="X", help="of the search box")
+    suggest.add_argument("--high", type=float, metavar="X")
+    suggest.add_argument("--gradient", action="store_true", help="the map has to remove the bounds")
+    suggest.add_argument("--storage", metavar="URL", help="an Optuna storage instead of a file")
+    suggest.add_argument("--study", metavar="NAME", help="in it; needed where it holds several")
+    suggest.add_argument("--direction", choices=("minimize", "maximize"), default="minimize")
+    suggest.set_defaults(command=_suggest)
 
     maps = commands.add_parser("maps", help="the catalog of maps")
     shape = maps.add_mutually_exclusive_group()
@@ -249,6 +268,62 @@ def _tune_recipe(args: argparse.Namespace) -> None:
         map=args.map,
     )
     tune(recipe, budget, out=args.out, quiet=args.quiet)
+
+
+def _suggest(args: argparse.Namespace) -> None:
+    if args.storage is not None:
+        if args.file is not None:
+            raise ValueError("FILE and --storage exclude each other")
+        optuna = need("optuna", "search")
+        try:
+            study = optuna.load_study(study_name=args.study, storage=args.storage)
+        except KeyError:
+            raise ValueError(f"--study: {args.storage} has no study {args.study!r}") from None
+        answers = fm.suggest_from(study)
+    elif args.file is None:
+        if args.loss or args.column:
+            raise ValueError("--column and --loss need a FILE")
+        if args.low is None and args.high is None:
+            raise ValueError("give --low and --high, a FILE, or --storage")
+        print(fm.suggest(args.low, args.high, gradient=args.gradient))
+        return
+    else:
+        table = _read_csv(args.file)
+        names = args.column or [name for name in table if name != args.loss]
+        for name in (*names, *([args.loss] if args.loss else [])):
+            if name not in table:
+                raise ValueError(f"{args.file}: no column {name!r}; it has {', '.join(table)}")
+        if args.loss is None:
+            if len(names) != 1:
+                raise ValueError("--column: name one column of good values, or the losses by --loss")
+            samples = table[names[0]]
+            print(fm.suggest(args.low, args.high, samples=samples, gradient=args.gradient))
+            return
+        box = None if args.low is None or args.high is None else (args.low, args.high)
+        answers = fm.suggest_from(
+            ({name: table[name] for name in names}, table[args.loss]),
+            direction=args.direction,
+            boxes=None if box is None else dict.fromkeys(names, box),
+        )
+    if not answers:
+        raise ValueError("nothing to suggest for: no complete trial has a numeric parameter")
+    for name, answer in answers.items():
+        print(f"{name}: {answer}")
+
+
+def _read_csv(path: Path) -> dict[str, list[float]]:
+    """Columns by name; what is no number is NaN."""
+
+    def number(text: str | None) -> float:
+        try:
+            return float(text or "nan")
+        except ValueError:
+            return math.nan
+
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    return {name: [number(row[name]) for row in rows] for name in reader.fieldnames or ()}
 
 
 def _require(*modules: str) -> None:

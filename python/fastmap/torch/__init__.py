@@ -16,6 +16,7 @@ from fastmap.torch._modules import (
     to_constraint,
 )
 from fastmap.torch._optim import SGD, Adam, AdamW, Lion, MappedOptimizer, MirrorDescent, convert_lr
+from fastmap.torch._suggest import suggest
 
 __all__ = [
     "SGD",
@@ -34,5 +35,6 @@ __all__ = [
     "parametrization",
     "register_transforms",
     "space",
+    "suggest",
     "to_constraint",
 ]
