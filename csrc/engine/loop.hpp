@@ -108,35 +108,42 @@ void exact(const void* x, void* out, std::size_t n, const ArgsBuffer& buffer) {
                                                  args_of<Map, T>(buffer));
 }
 
-// One loop for the pullback, the rule and the way back: nothing goes through memory in between.
+// The pullback, the rule and the way back over one block in the L1 cache. As loops of their own: in a single one the
+// chain of a vector, through both elementary functions, does not fit the reorder buffer twice (on Zen 3, `Log`
+// takes 1.8 times as long, `Interval` 1.7).
 template <class Map, class Rule, class T, int which = Map::cases - 1, class A, class C>
-FM_INLINE bool fused_loop(const StepBlock& b, T factor, std::size_t n, A a, const C c) {
+FM_INLINE bool fused_loops(const StepBlock& b, T factor, std::size_t n, A a, const C c) {
   if constexpr (which > 0) {
-    if (a.which != which) return fused_loop<Map, Rule, T, which - 1>(b, factor, n, a, c);
+    if (a.which != which) return fused_loops<Map, Rule, T, which - 1>(b, factor, n, a, c);
   }
   if constexpr (Map::cases > 1) a.which = which;
   const T *g = static_cast<const T*>(b.gradient), *old_z = static_cast<const T*>(b.z),
           *old_m = static_cast<const T*>(b.first), *old_v = static_cast<const T*>(b.second),
           *old_theta = static_cast<const T*>(b.theta);
   T *new_z = static_cast<T*>(b.new_z), *new_m = static_cast<T*>(b.new_first),
-    *new_v = static_cast<T*>(b.new_second), *new_theta = static_cast<T*>(b.new_theta);
+    *new_v = static_cast<T*>(b.new_second), *new_theta = static_cast<T*>(b.new_theta), *pulled = new_theta;
+#pragma GCC ivdep
+  for (std::size_t i = 0; i < n; ++i)
+    pulled[i] = factor * g[i] * Map::template inverse_jacobian<Path::fast>(old_z[i], a);
   BitsOf<T> unusual = 0;
 #pragma GCC ivdep
   for (std::size_t i = 0; i < n; ++i) {
     T m = old_m[i], v = old_v[i];
-    const T slope = Map::template inverse_jacobian<Path::fast>(old_z[i], a);
-    const T z = Rule::template update<T>(factor * g[i] * slope, old_z[i], m, v, c);
+    const T z = Rule::template update<T>(pulled[i], old_z[i], m, v, c);
     unusual |= Map::usual_z(old_z[i], a) & Map::usual_z(z, a) ? 0 : 1;
-    new_theta[i] = select(z == old_z[i], old_theta[i], Map::template inverse<Path::fast>(z, a));
     new_z[i] = z;
     new_m[i] = m;
     new_v[i] = v;
   }
+#pragma GCC ivdep
+  for (std::size_t i = 0; i < n; ++i)
+    new_theta[i] = select(new_z[i] == old_z[i], old_theta[i], Map::template inverse<Path::fast>(new_z[i], a));
   return unusual != 0;
 }
 template <class Map, class Rule, class T> bool fused(const RuleArgs& args, const ArgsBuffer& map,
                                                      double factor, const StepBlock& block, std::size_t n) {
-  return fused_loop<Map, Rule, T>(block, T(factor), n, args_of<Map, T>(map), Rule::template prepare<T>(args));
+  return fused_loops<Map, Rule, T>(block, T(factor), n, args_of<Map, T>(map),
+                                   Rule::template prepare<T>(args));
 }
 
 template <class Map, class T> constexpr MapKernels map_kernels() {

@@ -111,11 +111,12 @@ struct Cauchy {
   }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
     const centred::Place<T> at = centred::place(t, a);
-    const HiLo<T> d = multiply(a.scale, cos2(math::sin_parts(angle(at, a)), centred::is_outer(at, a)));
+    const HiLo<T> c = cos2(math::sin_parts(angle(at, a)), centred::is_outer(at, a));
+    const HiLo<T> d = multiply(a.scale, c);
     const T r = 1 / (d.hi + d.lo);
-    if constexpr (P == Path::exact) {
-      const T distance = at.distance.hi;
-      return select(centred::may_underflow(at, a), (a.scale.hi / distance) / distance, r);
+    if constexpr (P == Path::exact) {  // where products are subnormal
+      const T distance = at.distance.hi, v = select(d.hi < Float<T>::min_normal, 1 / c.hi / a.scale.hi, r);
+      return select(centred::may_underflow(at, a), (a.scale.hi / distance) / distance, v);
     }
     return r;
   }

@@ -22,13 +22,13 @@ inline HiLo<double> inverse_density(HiLo<double> x) {
 inline HiLo<double> mills(HiLo<double> x) {
   if (x.hi > 3) {
     HiLo<double> r = x;
-    for (int k = 150; k > 0; --k) r = add(x, divide<double>({double(k), 0}, r));
-    return divide<double>({1, 0}, r);
+    for (int k = 150; k > 0; --k) r = add(x, divide(HiLo<double>{double(k), 0}, r));
+    return divide(HiLo<double>{1, 0}, r);
   }
   const HiLo<double> square = multiply(x, x);
   HiLo<double> term = x, sum = x;
   for (int k = 3; k < 160; k += 2) {
-    term = divide<double>(multiply(term, square), {double(k), 0});
+    term = divide(multiply(term, square), HiLo<double>{double(k), 0});
     sum = add(sum, term);
   }
   return add(scaled(inverse_density(x), 0.5), negate(sum));

@@ -54,7 +54,7 @@ template <class T> struct Args {
   Exponent<T> forward, inverse;
 };
 
-template <class T> inline Exponent<T> exponent(host::Wide wide, bool simple) {
+template <class T> inline Exponent<T> prepare(host::Wide wide, bool simple) {
   const host::Wide wide_minus_1 = host::add(wide, {{-1, 0, 0}});
   const host::Wide wide_log = host::wide_log(host::scale(wide, wide.x[0] > 0 ? 1 : -1));
   const HiLo<double> e = host::head(wide), e_minus_1 = host::head(wide_minus_1), log_e = host::head(wide_log);
@@ -95,8 +95,8 @@ template <class T> inline Args<T> prepare(double e, T low) {
           low,
           Float<T>::inf,
           which,
-          exponent<T>(wide, which != kAny),
-          exponent<T>(is_finite(inverse) ? host::divide(one, e) : limit, which != kAny)};
+          prepare<T>(wide, which != kAny),
+          prepare<T>(is_finite(inverse) ? host::divide(one, e) : limit, which != kAny)};
 }
 
 template <class T> FM_INLINE bool usual(T x, const Exponent<T>& e) {

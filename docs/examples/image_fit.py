@@ -207,7 +207,7 @@ def draw_images(record: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(12, 2.1), layout="constrained")
     axes = figure.subplots(1, len(NAMES) + 1)
-    axes[0].imshow(target())
+    axes[0].imshow(target().numpy())
     axes[0].set_title("photograph", fontsize=11)
     for ax, row in zip(axes[1:], record["arms"], strict=True):
         way = make(row["arm"], row["lr"], seed=0)
@@ -215,7 +215,7 @@ def draw_images(record: dict[str, Any], path: Path) -> None:
         for _ in range(record["steps"]):
             step()
         with torch.no_grad():
-            ax.imshow(render(way.attributes(), pixels()).clamp(0, 1))
+            ax.imshow(render(way.attributes(), pixels()).clamp(0, 1).numpy())
         ax.set_title(f"{row['arm']}\n{result()['psnr']:.1f} dB", fontsize=11)
     for ax in axes:
         ax.set_axis_off()
