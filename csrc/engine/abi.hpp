@@ -62,6 +62,9 @@ struct alignas(64) ArgsBuffer {
   unsigned char bytes[256];
 };
 
+// n of a fast kernel is a multiple of this, so that its loop has no remainder: the caller fills up what is left over.
+constexpr std::size_t kLanes = 64;
+
 // Returns true if an element was unusual: `out` is then worthless and the exact kernel has to run.
 using FastKernel = bool (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
 using ExactKernel = void (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);

@@ -172,10 +172,24 @@ bool redo(const Step& step, Storage storage, Op native, bool to_search_space, co
   return true;
 }
 
+// What is left over after whole multiples of kLanes is computed apart, filled up with its last element.
+bool fast(const Step& step, Storage storage, Op native, const void* x, void* out, std::size_t n) {
+  const FastKernel kernel = step.kernels->fast[native];
+  const std::size_t size = compute_size(storage), rest = n % kLanes * size, whole = n * size - rest;
+  bool unusual = whole && kernel(x, out, n - n % kLanes, step.args);
+  if (rest == 0 || unusual) return !unusual;
+  alignas(64) unsigned char last[kLanes * 8], result[kLanes * 8];
+  std::memcpy(last, static_cast<const char*>(x) + whole, rest);
+  for (std::size_t i = rest; i < kLanes * size; i += size) std::memcpy(last + i, last + i - size, size);
+  unusual = kernel(last, result, kLanes, step.args);
+  std::memcpy(static_cast<char*>(out) + whole, result, rest);
+  return !unusual;
+}
+
 bool run(const Step& step, Storage storage, Op op, bool to_search_space, const void* x, void* out,
          std::size_t n, Policy policy) {
   const Op native = step.native(op);
-  return !step.kernels->fast[native](x, out, n, step.args) ||
+  return fast(step, storage, native, x, out, n) ||
          redo(step, storage, native, to_search_space, x, out, n, policy);
 }
 

@@ -16,6 +16,7 @@ struct Affine {
       {2, 4}, "sampled", 3, {{0, 1}, {0.7, 3}, {-2, -0.1}}};
   // clang-format on
   static constexpr int cases = 2;  // 0: dividing by the scale is exact
+  static constexpr int vectors = 1;
 
   template <class T> struct Args {
     T low, high;

@@ -15,6 +15,7 @@ struct Identity {
       {0, 0}, "exact", 1, {{}}};
   // clang-format on
   static constexpr int cases = 1;
+  static constexpr int vectors = 1;
 
   template <class T> struct Args {
     T low, high;

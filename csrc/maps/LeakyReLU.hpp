@@ -16,6 +16,7 @@ struct LeakyReLU {
       {2, 4}, "sampled", 4, {{0.01}, {0.2}, {0.1}, {3}}};
   // clang-format on
   static constexpr int cases = 1;
+  static constexpr int vectors = 1;
 
   template <class T> struct Args {
     T low, high;

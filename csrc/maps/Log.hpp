@@ -16,6 +16,7 @@ struct Log {
       {2, 4}, "exhaustive", 4, {{0}, {1}, {-1}, {-0.001}}};
   // clang-format on
   static constexpr int cases = 3;  // low == 0, low > 0, low < 0 (then theta has a root)
+  static constexpr int vectors = 1;
 
   template <class T> struct Args {
     T low, high;

@@ -18,6 +18,7 @@ struct LogLinear {
       {2, 4}, "sampled", 1, {{}}};
   // clang-format on
   static constexpr int cases = 1;
+  static constexpr int vectors = 1;
 
   template <class T> struct Args {
     T low, high;

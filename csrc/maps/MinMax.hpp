@@ -16,6 +16,7 @@ struct MinMax {
       {2, 4}, "sampled", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}, nullptr, true};
   // clang-format on
   static constexpr int cases = 2;  // 1: high - low overflows
+  static constexpr int vectors = 1;
 
   template <class T> struct Args {
     T low, high, z_low, z_high;

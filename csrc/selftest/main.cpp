@@ -53,8 +53,11 @@ template <class T, int op = 0> void add_results(std::uint64_t& hash, const ArgsB
     }
     exact<M, Op(op), T>(x, out, kSamples, buffer);
     add(hash, out, sizeof out);
-    for (std::size_t i = 0; i < kSamples; ++i)  // those that the fast path takes
-      if (!fast<M, Op(op), T>(x + i, out, 1, buffer)) add(hash, out, sizeof(T));
+    for (std::size_t i = 0; i < kSamples; ++i) {  // those that the fast path takes
+      T lanes[kLanes];
+      for (T& lane : lanes) lane = x[i];
+      if (!fast<M, Op(op), T>(lanes, out, kLanes, buffer)) add(hash, out, sizeof(T));
+    }
     add_results<T, op + 1>(hash, buffer);
   }
 }
