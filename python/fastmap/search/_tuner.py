@@ -338,10 +338,7 @@ def stored_records(study: Any, space: Space) -> list[Record]:
         if not trial.state.is_finished() or not counts(trial):
             continue
         theta = arrays(studies.params(trial))
-        z = {}
-        for name, param in space.items():
-            values = np.array([trial.params[n] for n in studies.element_names(name, param)])
-            z[name] = values.reshape(param.shape) if param.shape else float(values[0])
+        z = studies.gather(space, trial.params)
         loss: Any = float("nan")
         if trial.values is not None and trial.state.name == "COMPLETE":
             loss = trial.values[0] if len(trial.values) == 1 else tuple(trial.values)
