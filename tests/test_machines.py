@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import wsgiref.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from fastmap import search as searches
 
 SPACE = fm.Space(lr=fm.Param(1e-6, 1, map="log"), beta=fm.Param(0.5, 0.99999, map="one_minus_log"))
 TOTAL = 12
-GRACE = 4
+GRACE = 6
 SCRIPT = """
 import os, time
 from pathlib import Path
@@ -214,6 +217,16 @@ def test_a_point_that_always_kills_is_given_up(tmp_path: Path) -> None:
     assert states == ["FAIL"] * 4 + ["COMPLETE"]
 
 
+def test_a_trial_without_any_sign_of_life_is_missed_too(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    with search(url, total=1, grace=1) as killed, search(url, total=1, grace=1) as other:
+        with killed._workers.drawing():
+            killed._start().ask()  # and no more
+        trial = other.ask(timeout=20)
+        other.tell(trial, 1.0)
+        assert [record.state for record in other.result().history] == ["FAIL", "COMPLETE"]
+
+
 def test_trials_beyond_the_total_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastmap.search._workers import Workers
 
@@ -280,10 +293,44 @@ def test_a_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         fm.Search(SPACE, storage="postgresql://me@host/x")
 
 
-def test_the_storage_shows_theta_to_other_tools(tmp_path: Path) -> None:
-    path = tmp_path / "x.journal"
-    fm.minimize(lambda t: t["lr"], SPACE, storage=path, method="random", total=3)
-    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
-    for trial in optuna.load_study(study_name="fastmap", storage=backend).trials:
-        assert set(trial.params) == {"z:lr", "z:beta"}
-        assert set(trial.user_attrs[fo.THETA]) == {"lr", "beta"}
+def test_the_dashboard_gets_theta_and_space(tmp_path: Path) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    url = f"sqlite:///{tmp_path}/x.db"
+    result = fm.minimize(lambda t: t["lr"], SPACE, storage=url, method="random", total=3)
+    app = dashboard.wsgi(url)
+
+    def get(path: str) -> Any:
+        request: dict[str, Any] = {"PATH_INFO": path}
+        wsgiref.util.setup_testing_defaults(request)
+        return json.loads(b"".join(app(request, lambda *response: None)))
+
+    (study,) = get("/api/studies")["study_summaries"]
+    detail = get(f"/api/studies/{study['study_id']}")
+    assert detail["name"] == "fastmap"
+    attributes = {row["key"]: json.loads(row["value"]) for row in detail["user_attrs"]}
+    assert fm.Space.from_json(attributes["fastmap:space"]) == SPACE
+    for record, trial in zip(result.history, detail["trials"], strict=True):
+        assert {p["name"]: p["param_internal_value"] for p in trial["params"]} == {
+            f"z:{name}": z for name, z in record.z.items()
+        }
+        ((key, value),) = [row.values() for row in trial["user_attrs"]]
+        assert (key, json.loads(value)) == (fo.THETA, record.theta)
+        assert trial["values"] == [record.loss]
+
+
+def test_the_commands_of_the_docs(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "machines.md").read_text()
+    (tmp_path / "script.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
+    (commands,) = re.findall(r"^    for worker.*?\n\n", text, re.DOTALL | re.MULTILINE)
+    assert commands.count("--total 40") == 1
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    run = subprocess.run(
+        ["bash", "-ec", commands.replace("--total 40", "--total 6")],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.count("the total of 6 evaluations\n6 evaluations, 0 failed\n") == 4
+    assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -101,6 +102,8 @@ def test_asha_and_results_in_theta(local: None, tmp_path: Path) -> None:
         assert record.theta["lr"] == trial.metrics["lr"]  # what the trainable saw
         assert record.loss == distance(record.theta) + 1 / steps
         assert record.z["lr"] == pytest.approx(math.log(record.theta["lr"]))
+    steps = [trial.metrics["training_iteration"] for trial in grid if not trial.error]
+    assert min(steps) < max(steps) == 8  # some were stopped
     best = grid.get_best_result("loss", "min")
     assert result.loss == best.metrics["loss"]
     assert fr.params(best.config, SPACE)["lr"] == result.best["lr"]
@@ -122,6 +125,15 @@ def test_optunas_searcher_and_known_points(local: None, tmp_path: Path) -> None:
     assert result.best["lr"] == pytest.approx(1e-3, rel=1e-12)
     assert result.best["kind"] == "a"
     assert len({record.theta["lr"] for record in result.history}) == 4
+
+
+def test_the_example_of_the_docs(local: None, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "machines.md").read_text()
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "from ray" in code]
+    scope: dict[str, Any] = {"__name__": "example"}
+    exec(compile(code.replace("/shared/ray", str(tmp_path)), "machines.md", "exec"), scope)
+    assert len(scope["result"].history) == 4
+    assert set(scope["result"].best) == {"lr", "beta", "batch"}
 
 
 def test_the_ends_of_the_box_come_back() -> None:
