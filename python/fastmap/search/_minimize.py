@@ -252,6 +252,7 @@ def _bar(search: Search, progress: bool) -> Iterator[Callable[[Record], None]]:
             elif search.best is not None:
                 theta = {n: f"{v:.4g}" for n, v in search.best.items() if isinstance(v, int | float)}
                 bar.set_postfix(best=f"{search.loss:.4g}", **dict(list(theta.items())[:4]), refresh=False)
-            bar.update()
+            # With a total the bar is that of all processes.
+            bar.update(1 if search.total is None else min(len(search.history), search.total) - bar.n)
 
         yield shown

@@ -177,7 +177,7 @@ class Search:
         self.several = not isinstance(direction, str)
         reason = "asked for"
         if method == "auto":
-            method, reason = choose(space, len(directions), budget, jac, noisy, convex)
+            method, reason = choose(space, len(directions), budget or total, jac, noisy, convex)
         self.method, self.reason = method, reason
         self._method = method_named(method, space)
         if len(directions) > 1 and not self._method.several:
@@ -188,7 +188,7 @@ class Search:
         if self._method.gradient and not jac:
             need("torch", "torch")
         if total is not None and not self._method.study:
-            raise ValueError(f"total: processes can share a method of Optuna's, such as tpe; not {method}")
+            raise ValueError(f"total: processes share a study of Optuna's; {method} has none here, tpe has")
         self.budget = (total or _DEFAULT_BUDGET[self._method.gradient]) if budget is None else budget
         self.axes = Axes(
             space, box=self._method.box, gradient=self._method.gradient, plain=self._method.plain
@@ -199,7 +199,7 @@ class Search:
             self.axes.z(init)
         self._seed, self._lr, self._options = seed, lr, dict(options or {})
         self._storage, self._init = storage, init
-        self._total, self._grace = total, grace
+        self.total, self._grace = total, grace
         self._workers: Workers | None = None
         self.history: list[Record] = []
         self._best: tuple[float, dict[str, Any]] | None = None
@@ -231,7 +231,7 @@ class Search:
         )
         self.reason += f"; {note}" if note else ""
         if self._method.study:
-            self._workers = Workers(self._study, backend, self._total, self._grace)
+            self._workers = Workers(self._study, backend, self.total, self._grace)
         self._read()
 
     def _read(self) -> None:
@@ -291,7 +291,7 @@ class Search:
         check_names("enqueue", point, self.space)
         if self._method.study:
             # Processes that share a total are started with the same arguments.
-            known = self._total is not None
+            known = self.total is not None
             self._study.enqueue_trial(_tuner.z_by_element(self.space, point), skip_if_exists=known)
         elif self._method.gradient:
             if self._engine is not None:
@@ -335,7 +335,7 @@ class Search:
         while True:
             if (over := workers.wait_for_turn(self._open, timeout)) is not None:
                 raise Finished(over)
-            if self._total is not None:
+            if self.total is not None:
                 self._read()
             with workers.drawing():
                 point = self._start().ask()
@@ -447,7 +447,7 @@ class Search:
         ValueError
             No trial has completed.
         """
-        if self._total is not None:
+        if self.total is not None:
             self._read()  # what the other processes found
         best = self.best
         if not best:

@@ -335,7 +335,8 @@ def stored_records(study: Any, space: Space) -> list[Record]:
     trials = study.get_trials(deepcopy=False)
     lost = retried(trials)
     for trial in trials:
-        if not trial.state.is_finished() or not counts(trial):
+        drawn = studies.THETA in trial.user_attrs  # else its process was killed before
+        if not trial.state.is_finished() or not drawn or not counts(trial):
             continue
         theta = arrays(studies.params(trial))
         z = studies.gather(space, trial.params)

@@ -105,7 +105,7 @@ class Workers:
         timeout : float, optional
             Seconds to wait for other processes.
         """
-        start = time.monotonic()
+        start, looked_twice = time.monotonic(), False
         while True:
             self._recover(mine)
             if self.total is None:
@@ -115,7 +115,13 @@ class Workers:
                 return None
             others = [t.number for t in trials if t.state.name == "RUNNING" and t.number not in mine]
             if not others:
-                return f"the total of {self.total} evaluations"
+                if looked_twice or all(t.state.name != "FAIL" for t in trials):
+                    return f"the total of {self.total} evaluations"
+                looked_twice = (
+                    True  # another process may be about to queue the point of a trial that it failed
+                )
+                time.sleep(4 * _POLL)
+                continue
             waited = timeout is not None and time.monotonic() - start >= timeout
             if waited or (self.interval is None and self.grace is None):
                 return f"the total of {self.total} evaluations; still running elsewhere: {len(others)}"
