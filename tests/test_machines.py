@@ -295,6 +295,16 @@ def test_a_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         fm.Search(SPACE, storage="postgresql://me@host/x")
 
 
+def test_ray_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fastmap.ray as fr
+
+    monkeypatch.setitem(sys.modules, "ray.tune", None)
+    with pytest.raises(ImportError, match=r"pip install 'fastmap\[ray\]'"):
+        fr.param_space(SPACE)
+    theta = {"lr": 1e-3, "beta": 0.9}  # all else works without it
+    assert fr.params(fr.to_config(theta, SPACE), SPACE) == pytest.approx(theta, rel=1e-14)
+
+
 def test_the_dashboard_gets_theta_and_space(tmp_path: Path) -> None:
     dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
     url = f"sqlite:///{tmp_path}/x.db"

@@ -208,6 +208,7 @@ class Search:
         self._pending: list[dict[str, Any]] = []
         self._engine: Engine | None = None
         self._study: Any = None
+        self._backend: Any = None
         self._open_study(name, resume or total is not None)
         if init and not self._method.gradient:
             self.enqueue(init)
@@ -226,12 +227,12 @@ class Search:
                 f"storage: it holds up to {LARGEST_RECORD} numbers with boxes of z, which {self.method} has "
                 "not here; Result.save keeps the best point, and init starts from it"
             )
-        self._study, backend, note = _tuner.open_study(
+        self._study, self._backend, note = _tuner.open_study(
             self._storage, name, self.space, self.directions, resume, self._grace
         )
         self.reason += f"; {note}" if note else ""
         if self._method.study:
-            self._workers = Workers(self._study, backend, self.total, self._grace)
+            self._workers = Workers(self._study, self._backend, self.total, self._grace)
         self._read()
 
     def _read(self) -> None:
