@@ -112,7 +112,7 @@ def test_one_of_four_processes_is_killed(storage: str, tmp_path: Path) -> None:
     try:
         for worker in workers:
             worker.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while len(lines(log)) < 4 and time.monotonic() < end:
             time.sleep(0.02)
         (victim,) = [row for row in lines(log) if row[0] == str(workers[0].pid)]
@@ -120,7 +120,7 @@ def test_one_of_four_processes_is_killed(storage: str, tmp_path: Path) -> None:
         workers[0].join()
         (tmp_path / "go").touch()
         for worker in workers[1:]:
-            worker.join(60)
+            worker.join(120)
         assert [worker.exitcode for worker in workers] == [-signal.SIGKILL, 0, 0, 0]
     finally:
         for worker in workers:
@@ -167,7 +167,7 @@ def search(path: Any, **arguments: Any) -> fm.Search:
 def test_a_journal_takes_old_trials_for_lost(tmp_path: Path) -> None:
     path = tmp_path / "x.journal"
     with search(path, total=2) as slow, search(path, total=2, grace=1) as other:
-        late, own = slow.ask(), other.ask()
+        own, late = other.ask(), slow.ask()
         assert own.theta != late.theta
         time.sleep(1.1)
         again = other.ask()  # its own is as old, but it knows that this one is alive
@@ -180,21 +180,17 @@ def test_a_journal_takes_old_trials_for_lost(tmp_path: Path) -> None:
         slow.tell(late, 0.0)  # too late, and no error
         other.tell(again, 5.0)
     history = searches.load(path).history
-    assert [(r.number, r.state) for r in history] == [
-        (0, "FAIL"),
-        (1, "COMPLETE"),
-        (2, "COMPLETE"),
-    ]
+    assert [(r.number, r.state) for r in history] == [(0, "COMPLETE"), (1, "FAIL"), (2, "COMPLETE")]
     assert slow.result().loss == 5.0
 
 
 def test_a_trial_with_signs_of_life_is_not_lost(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
-    with search(url, total=2, grace=2) as slow, search(url, total=2, grace=2) as other:
+    with search(url, total=2, grace=4) as slow, search(url, total=2, grace=4) as other:
         trial = slow.ask()
         other.tell(other.ask(), 1.0)
         with pytest.raises(searches.Finished, match="still running elsewhere: 1"):
-            other.ask(timeout=4)  # it waited for the slow one, and did not take it
+            other.ask(timeout=5)  # it waited for the slow one, and did not take it
         slow.tell(trial, 2.0)
         with pytest.raises(searches.Finished, match=r"evaluations$"):
             other.ask()
