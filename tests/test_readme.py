@@ -1,4 +1,4 @@
-"""Every Python example of the README and of docs/search.md runs."""
+"""Every Python example of the README, docs/search.md and docs/machines.md runs (Ray: test_ray.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT + (ROOT / "docs" / "search.md").read_text(), re.DOTALL)
+DOCS = "".join((ROOT / "docs" / name).read_text() for name in ("search.md", "machines.md"))
+EXAMPLES = [
+    code for code in re.findall(r"```python\n(.*?)```", TEXT + DOCS, re.DOTALL) if "from ray" not in code
+]
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))

@@ -98,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--name", metavar="NAME", help="of the search in its storage (fastmap)")
     own.add_argument("--resume", action="store_true", help="go on with the trials in the storage")
     own.add_argument("--remap", action="store_true", help="go on, and take over trials of another space")
+    own.add_argument(
+        "--total", type=_at_least(1), metavar="N", help="evaluations of all processes on the storage together"
+    )
+    own.add_argument(
+        "--grace", type=_at_least(1), metavar="SECONDS", help="until a silent trial is done again (120)"
+    )
     own.add_argument("--timeout", type=float, metavar="SECONDS", help="start no evaluation after that")
     recipe = tune.add_argument_group("for a recipe")
     recipe.add_argument("--seeds", type=_at_least(1), metavar="K", help="how many seeds and splits")
@@ -164,7 +170,17 @@ def _target(text: str) -> str:
     return text
 
 
-_OWN = ("space", "direction", "storage", "name", "resume", "remap", "timeout")  # options of the two kinds
+_OWN = (
+    "space",
+    "direction",
+    "storage",
+    "name",
+    "resume",
+    "remap",
+    "total",
+    "grace",
+    "timeout",
+)  # options of the two kinds
 _RECIPE = ("seeds", "epochs", "steps", "map")
 
 
@@ -205,6 +221,8 @@ def _tune_function(args: argparse.Namespace) -> None:
         storage=args.storage,
         name=args.name or "fastmap",
         resume="remap" if args.remap else args.resume,
+        total=args.total,
+        grace=args.grace,
         progress=not args.quiet,
     )
     print(f"{result.method}: {result.reason}")

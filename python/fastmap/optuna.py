@@ -161,7 +161,12 @@ def distributions(space: Space) -> dict[str, Any]:
         A box that is missing or whose z is infinite; two parameters whose numbers have the same name.
     """
     optuna = need("optuna", "search")
-    result: dict[str, Any] = {}
+    return {name: optuna.distributions.FloatDistribution(*box) for name, box in z_boxes(space).items()}
+
+
+def z_boxes(space: Space) -> dict[str, tuple[float, float]]:
+    """The ends of z for every number of a space, by the names of the tuner; errors as in `distributions`."""
+    result: dict[str, tuple[float, float]] = {}
     for name, param in space.items():
         low, high = named_box(name, param)
         for element, a, b in zip(element_names(name, param), low, high, strict=True):
@@ -169,8 +174,17 @@ def distributions(space: Space) -> dict[str, Any]:
                 raise ValueError(
                     f"{name}: another parameter already has the name {element[len(_PREFIX) :]!r}"
                 )
-            result[element] = optuna.distributions.FloatDistribution(float(a), float(b))
+            result[element] = float(a), float(b)
     return result
+
+
+def gather(space: Space, values: Mapping[str, float]) -> dict[str, Any]:
+    """z by name of a point, from its numbers by the names of the tuner."""
+    z: dict[str, Any] = {}
+    for name, param in space.items():
+        numbers = np.array([values[element] for element in element_names(name, param)])
+        z[name] = numbers.reshape(param.shape) if param.shape else float(numbers[0])
+    return z
 
 
 def named_box(name: str, param: Param) -> tuple[Any, Any]:

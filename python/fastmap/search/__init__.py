@@ -5,6 +5,7 @@ sampler of its own, for very many numbers, is in `_vector`. The objective always
 
 `minimize` is a loop over `Search`, which asks an engine for a point and tells it the loss. `_methods` has one
 line per method; `_engine` says what an engine is; `_tuner`, `_vector` and `_gradient` are the engines.
+`_workers` is for searches that several processes share.
 """
 
 from fastmap.search._engine import Finished

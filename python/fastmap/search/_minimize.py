@@ -36,6 +36,8 @@ def minimize(
     storage: Any = None,
     name: str = "fastmap",
     resume: bool | Literal["remap"] = False,
+    total: int | None = None,
+    grace: int | None = None,
     enqueue: Sequence[Mapping[str, Any]] = (),
     patience: int | None = None,
     target: float | None = None,
@@ -62,7 +64,7 @@ def minimize(
         optimizers of torch; "lbfgsb" is L-BFGS-B on theta itself. "auto" chooses by gradients, dimension,
         budget, noise, convexity and the number of objectives; `Result.reason` says which and why.
     budget : int, optional
-        Evaluations of this call; default 100 for black-box methods, 1000 for gradients.
+        Evaluations of this call; default `total`, else 100 for black-box methods, 1000 for gradients.
     seed : int, optional
         Of the method; the same seed gives the same points, bit for bit. Gradient methods draw nothing.
     timeout : float, optional
@@ -80,6 +82,9 @@ def minimize(
         Hints for "auto": two evaluations of one point differ; the loss is convex in theta.
     storage, name, resume
         Where trials are kept, under which name, and whether to go on with those that are there: see `Search`.
+    total, grace
+        For several processes on one storage: how many evaluations they do together, and after how many
+        seconds a trial is taken for lost with its process. See `Search`.
     enqueue : sequence of dict
         Known good points, evaluated first.
     patience : int, optional
@@ -131,6 +136,8 @@ def minimize(
         storage=storage,
         name=name,
         resume=resume,
+        total=total,
+        grace=grace,
     )
     for point in enqueue:
         search.enqueue(point)
@@ -143,7 +150,8 @@ def minimize(
         try:
             for _ in range(search.budget):
                 best = search.loss
-                trial = search.ask()
+                left = None if timeout is None else timeout - (time.perf_counter() - start)
+                trial = search.ask(timeout=left)
                 record = _evaluate(search, trial, call, catch)
                 trial = None
                 shown(record)
@@ -244,6 +252,7 @@ def _bar(search: Search, progress: bool) -> Iterator[Callable[[Record], None]]:
             elif search.best is not None:
                 theta = {n: f"{v:.4g}" for n, v in search.best.items() if isinstance(v, int | float)}
                 bar.set_postfix(best=f"{search.loss:.4g}", **dict(list(theta.items())[:4]), refresh=False)
-            bar.update()
+            # With a total the bar is that of all processes.
+            bar.update(1 if search.total is None else min(len(search.history), search.total) - bar.n)
 
         yield shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -14,9 +15,10 @@ from fastmap._extras import need
 from fastmap._map import MapLike
 from fastmap.search import _tuner
 from fastmap.search._axes import LARGEST_RECORD, Axes, check_names, python, recorded
-from fastmap.search._engine import Engine, Outcome, Point, Setup
+from fastmap.search._engine import Engine, Finished, Outcome, Point, Setup
 from fastmap.search._methods import choose, method_named
 from fastmap.search._result import Direction, Record, Result, front
+from fastmap.search._workers import ERROR, Workers
 from fastmap.space import Space
 
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
@@ -41,17 +43,20 @@ class Trial:
         self._point, self._engine, self._told = point, engine, False
         handle = None if point is None else point.handle
         self._trial = handle if hasattr(handle, "should_prune") else None
-        self._reported = math.nan
+        self._reported, self._lost = math.nan, False
 
     def report(self, value: float, step: int) -> None:
         """An intermediate value of the objective. Methods that are not Optuna's do not prune by it."""
         self._reported = float(value)
         if self._trial is not None:
-            self._trial.report(float(value), step)
+            try:
+                self._trial.report(float(value), step)
+            except need("optuna", "search").exceptions.UpdateFinishedTrialError:
+                self._lost = True  # another process took this one for lost, and does the evaluation
 
     def should_prune(self) -> bool:
         """Whether this evaluation is not worth finishing; then return the last value: it counts as PRUNED."""
-        self.pruned = self._trial is not None and bool(self._trial.should_prune())
+        self.pruned = self._lost or (self._trial is not None and bool(self._trial.should_prune()))
         return self.pruned
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -110,6 +115,16 @@ class Search:
     resume : bool or "remap"
         Go on with the trials that the storage has. "remap": also with those of another space, or of a study
         that fastmap did not make: theta stays and z is computed anew; the old study is left as it was.
+    total : int, optional
+        How many evaluations all processes on the storage do together, those that it already has included;
+        `resume` is implied. Exact: a trial that was lost with its process and is done again counts once.
+        For Optuna's methods.
+    grace : int, optional
+        Seconds after which a running trial is taken for lost with its process: it becomes FAIL, and its
+        theta is evaluated again under a new number, at most three times. In a database they count from the
+        last sign of life, which a running trial gives every half of them (default 120); in other storages
+        from the start of the trial, so they must exceed the longest evaluation (default: never). Give all
+        processes the same.
 
     Raises
     ------
@@ -136,6 +151,8 @@ class Search:
         storage: Any = None,
         name: str = "fastmap",
         resume: bool | Literal["remap"] = False,
+        total: int | None = None,
+        grace: int | None = None,
     ) -> None:
         if not isinstance(space, Space):
             raise TypeError(f"space: expected a Space, got {type(space).__name__}")
@@ -151,11 +168,16 @@ class Search:
             raise ValueError(f"resume: expected True, False or 'remap', got {resume!r}")
         if resume and storage is None:
             raise ValueError("resume: there is nothing to resume without a storage")
+        for argument, number in (("total", total), ("grace", grace)):
+            if number is not None and (storage is None or number < 1):
+                raise ValueError(f"{argument}: expected at least 1, and a storage; got {number} on {storage}")
+        if total is not None and resume == "remap":
+            raise ValueError("total, resume: take the old trials over in one process first")
         self.space, self.directions = space, directions
         self.several = not isinstance(direction, str)
         reason = "asked for"
         if method == "auto":
-            method, reason = choose(space, len(directions), budget, jac, noisy, convex)
+            method, reason = choose(space, len(directions), budget or total, jac, noisy, convex)
         self.method, self.reason = method, reason
         self._method = method_named(method, space)
         if len(directions) > 1 and not self._method.several:
@@ -165,7 +187,9 @@ class Search:
         self.jac = bool(jac)
         if self._method.gradient and not jac:
             need("torch", "torch")
-        self.budget = _DEFAULT_BUDGET[self._method.gradient] if budget is None else budget
+        if total is not None and not self._method.study:
+            raise ValueError(f"total: processes share a study of Optuna's; {method} has none here, tpe has")
+        self.budget = (total or _DEFAULT_BUDGET[self._method.gradient]) if budget is None else budget
         self.axes = Axes(
             space, box=self._method.box, gradient=self._method.gradient, plain=self._method.plain
         )
@@ -175,6 +199,8 @@ class Search:
             self.axes.z(init)
         self._seed, self._lr, self._options = seed, lr, dict(options or {})
         self._storage, self._init = storage, init
+        self.total, self._grace = total, grace
+        self._workers: Workers | None = None
         self.history: list[Record] = []
         self._best: tuple[float, dict[str, Any]] | None = None
         self._started = time.perf_counter()
@@ -182,7 +208,8 @@ class Search:
         self._pending: list[dict[str, Any]] = []
         self._engine: Engine | None = None
         self._study: Any = None
-        self._open_study(name, resume)
+        self._backend: Any = None
+        self._open_study(name, resume or total is not None)
         if init and not self._method.gradient:
             self.enqueue(init)
         if self._method.study:
@@ -200,8 +227,17 @@ class Search:
                 f"storage: it holds up to {LARGEST_RECORD} numbers with boxes of z, which {self.method} has "
                 "not here; Result.save keeps the best point, and init starts from it"
             )
-        self._study, note = _tuner.open_study(self._storage, name, self.space, self.directions, resume)
+        self._study, self._backend, note = _tuner.open_study(
+            self._storage, name, self.space, self.directions, resume, self._grace
+        )
         self.reason += f"; {note}" if note else ""
+        if self._method.study:
+            self._workers = Workers(self._study, self._backend, self.total, self._grace)
+        self._read()
+
+    def _read(self) -> None:
+        """The history as the storage has it."""
+        self.history, self._best = [], None
         for record in _tuner.stored_records(self._study, self.space):
             self._add(record, record.theta)
 
@@ -255,7 +291,9 @@ class Search:
         point = {**(theta or {}), **named}
         check_names("enqueue", point, self.space)
         if self._method.study:
-            self._study.enqueue_trial(_tuner.z_by_element(self.space, point))
+            # Processes that share a total are started with the same arguments.
+            known = self.total is not None
+            self._study.enqueue_trial(_tuner.z_by_element(self.space, point), skip_if_exists=known)
         elif self._method.gradient:
             if self._engine is not None:
                 raise ValueError("enqueue: a gradient method has started; give it init instead")
@@ -264,17 +302,27 @@ class Search:
             self.axes.z(point)
             self._pending.append(point)
 
-    def ask(self) -> Trial:
+    def ask(self, *, timeout: float | None = None) -> Trial:
         """The next trial.
+
+        Where the last evaluations of `total` run in other processes it waits for them: should one be lost
+        with its process, this one does it.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait for other processes. Default: as long as they are alive.
 
         Raises
         ------
         Finished
-            The method has converged, or cannot go on.
+            The method has converged, or cannot go on; or the total is reached.
         """
         if self._pending:
             z = self.axes.split(self.axes.start(self._pending.pop(0)))
             point, engine = Point(self.axes.theta(z), z), False
+        elif self._workers is not None:
+            point, engine = self._ask_shared(self._workers, timeout), True
         else:
             point, engine = self._start().ask(), True
         number = getattr(point.handle, "number", None)
@@ -283,6 +331,20 @@ class Search:
         trial = Trial(number, point, engine=engine)
         self._open[number] = trial
         return trial
+
+    def _ask_shared(self, workers: Workers, timeout: float | None) -> Point:
+        while True:
+            if (over := workers.wait_for_turn(self._open, timeout)) is not None:
+                raise Finished(over)
+            if self.total is not None:
+                self._read()
+            with workers.drawing():
+                point = self._start().ask()
+            workers.begin(point.handle.number)
+            if not workers.is_beyond(point.handle.number):
+                return point
+            workers.end(point.handle.number)
+            workers.give_back(point.handle)
 
     def tell(
         self, trial: Trial, result: Any = None, *, state: State | None = None, error: str | None = None
@@ -323,7 +385,8 @@ class Search:
         if trial.pruned and math.isnan(losses[0]):
             losses = (trial._reported,)
         if error is not None and trial._trial is not None:
-            trial._trial.set_user_attr("fastmap:error", error)
+            with suppress(need("optuna", "search").exceptions.UpdateFinishedTrialError):  # taken for lost
+                trial._trial.set_user_attr(ERROR, error)
         theta = {
             name: python(value.detach() if hasattr(value, "detach") else value, self.space[name])
             if hasattr(value, "ndim")
@@ -354,12 +417,14 @@ class Search:
         """Give a trial up that will not be told: a storage keeps it as FAIL, the history does not have it."""
         if trial._trial is not None and not trial._told:
             optuna = need("optuna", "search")
-            self._study.tell(trial._trial, state=optuna.trial.TrialState.FAIL)
+            self._study.tell(trial._trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
         self._close(trial)
 
     def _close(self, trial: Trial) -> None:
         trial._told = True
         self._open.pop(trial.number, None)
+        if self._workers is not None:
+            self._workers.end(trial.number)
 
     @property
     def best(self) -> Any:
@@ -383,6 +448,8 @@ class Search:
         ValueError
             No trial has completed.
         """
+        if self.total is not None:
+            self._read()  # what the other processes found
         best = self.best
         if not best:
             raise ValueError(f"objective: none of {len(self.history)} evaluations gave a finite loss")
@@ -405,6 +472,8 @@ class Search:
         """End what the method keeps running. `with Search(...) as search:` does it."""
         if self._engine is not None:
             self._engine.close()
+        if self._workers is not None:
+            self._workers.close()
 
     def __enter__(self) -> Search:
         return self

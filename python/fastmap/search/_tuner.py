@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from fastmap._extras import need
 from fastmap.search._axes import plain
 from fastmap.search._engine import Outcome, Point, Setup
 from fastmap.search._result import Record, arrays
+from fastmap.search._workers import ERROR, counts, retried, retry
 from fastmap.space import Space
 
 SPACE = "fastmap:space"  # study attribute: the JSON of what was searched
 _SUCCESSOR = "fastmap:successor"  # study attribute: the study that took the trials over
+_GRACE = 120  # seconds without heartbeat until a trial in a database is taken for lost
 
 
 class Tuner:
@@ -69,10 +72,11 @@ class Tuner:
         return Point(theta, z, trial)
 
     def tell(self, point: Point, outcome: Outcome) -> None:
-        if outcome.state == "COMPLETE":
-            self.study.tell(point.handle, list(outcome.losses))
-        else:
-            self.study.tell(point.handle, state=need("optuna", "search").trial.TrialState[outcome.state])
+        done: dict[str, Any] = {"values": list(outcome.losses)}
+        if outcome.state != "COMPLETE":
+            done = {"state": need("optuna", "search").trial.TrialState[outcome.state]}
+        # A trial may be over already: another process took this one for lost.
+        self.study.tell(point.handle, skip_if_finished=True, **done)
 
     def close(self) -> None:
         return None
@@ -86,9 +90,14 @@ def new_study(directions: Sequence[str]) -> Any:
 
 
 def open_study(
-    storage: Any, name: str, space: Space, directions: Sequence[str], resume: bool | str
-) -> tuple[Any, str]:
-    """The study of that name, made where there is none; and a note on trials that were taken over.
+    storage: Any,
+    name: str,
+    space: Space,
+    directions: Sequence[str],
+    resume: bool | str,
+    grace: int | None = None,
+) -> tuple[Any, Any, str]:
+    """The study of that name, made where there is none; its storage; a note on trials that were taken over.
 
     Parameters
     ----------
@@ -103,6 +112,8 @@ def open_study(
     resume : bool or "remap"
         Whether trials that are there go on; "remap" also takes over those of another space: theta stays,
         z is computed anew, and the study with the new trials succeeds the old one, which is left as it was.
+    grace : int, optional
+        Seconds without heartbeat until a trial in a database is taken for lost.
 
     Raises
     ------
@@ -111,10 +122,10 @@ def open_study(
     """
     optuna = need("optuna", "search")
     with quiet(optuna):
-        backend = _backend(optuna, storage)
+        backend = _backend(optuna, storage, grace)
         known = set(optuna.get_all_study_names(backend))
         if name not in known:
-            return _created(optuna, backend, name, space, directions), ""
+            return _created(optuna, backend, name, space, directions, bool(resume)), backend, ""
         study = optuna.load_study(study_name=name, storage=backend)
         while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
             study = optuna.load_study(study_name=successor, storage=backend)
@@ -128,10 +139,10 @@ def open_study(
             raise ValueError(f"direction: {name!r} in this storage was searched in another one")
         stored = study.user_attrs.get(SPACE)
         if stored == space.to_json():
-            return study, ""
+            return study, backend, ""
         if stored is None and not trials:
             study.set_user_attr(SPACE, space.to_json())
-            return study, ""
+            return study, backend, ""
         if resume != "remap":
             raise ValueError(
                 f"storage: {name!r} holds {_difference(stored, space)}; resume='remap' takes its trials over"
@@ -141,11 +152,16 @@ def open_study(
         taken = list(_remapped(optuna, trials, space))
         new.add_trials(taken)
         study.set_user_attr(_SUCCESSOR, new.study_name)
-        return new, f"took over {len(taken)} of {len(trials)} trials as {new.study_name!r}"
+        return new, backend, f"took over {len(taken)} of {len(trials)} trials as {new.study_name!r}"
 
 
-def _created(optuna: Any, backend: Any, name: str, space: Space, directions: Sequence[str]) -> Any:
-    study = optuna.create_study(storage=backend, study_name=name, directions=list(directions))
+def _created(
+    optuna: Any, backend: Any, name: str, space: Space, directions: Sequence[str], join: bool = False
+) -> Any:
+    # `join`: another process may just have made it.
+    study = optuna.create_study(
+        storage=backend, study_name=name, directions=list(directions), load_if_exists=join
+    )
     study.set_user_attr(SPACE, space.to_json())
     return study
 
@@ -174,13 +190,13 @@ def stored_space(storage: Any, name: str) -> tuple[Space, list[str]]:
     return Space.from_json(study.user_attrs[SPACE]), [d.name.lower() for d in study.directions]
 
 
-def _backend(optuna: Any, storage: Any) -> Any:
+def _backend(optuna: Any, storage: Any, grace: int | None = None) -> Any:
     if not isinstance(storage, str | Path):
         if not isinstance(storage, optuna.storages.BaseStorage):
             raise TypeError(f"storage: expected a path, a URL or a storage of Optuna, got {storage!r}")
         return storage
     if "://" in str(storage):
-        return optuna.storages.get_storage(str(storage))
+        return _database(optuna, str(storage), _GRACE if grace is None else grace)
     journal = optuna.storages.journal
     try:
         if Path(
@@ -193,6 +209,57 @@ def _backend(optuna: Any, storage: Any) -> Any:
     except (ValueError, KeyError, TypeError, AssertionError) as error:  # no JSON, or other JSON
         raise ValueError(f"storage: {storage} is no journal of Optuna: {error!r}") from error
     return backend
+
+
+def _database(optuna: Any, url: str, grace: int) -> Any:
+    """A database with heartbeat."""
+    sqlalchemy = need("sqlalchemy", "search")
+    try:
+        place = sqlalchemy.make_url(url)
+        place.get_dialect()
+    except sqlalchemy.exc.ArgumentError as error:
+        raise ValueError(f"storage: {error}") from None
+    # No pool: a process that evaluates for minutes holds no connection meanwhile, and leaves none open.
+    engine: dict[str, Any] = {"poolclass": sqlalchemy.pool.NullPool}
+    options: dict[str, Any] = {"heartbeat_interval": max(1, grace // 2), "grace_period": grace}
+    if place.drivername in ("postgresql", "postgresql+psycopg"):
+        url = place.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+        need("psycopg", "postgresql")
+    elif place.get_backend_name() == "sqlite":
+        engine["connect_args"] = {"timeout": 60}  # seconds to wait for other writers
+        if place.database in (None, "", ":memory:"):
+            return optuna.storages.RDBStorage(url)  # it lives in one thread: nobody shares it
+    options["engine_kwargs"] = engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        options["heartbeat_stale_trial_callback"] = retry(optuna)
+        backend = _opened(optuna, sqlalchemy, place, lambda: optuna.storages.RDBStorage(url, **options))
+    if place.get_backend_name() == "sqlite":
+        # SQLite has no rows to lock: two processes that read before they write would both take one waiting
+        # trial, or both queue a lost one again. SQLAlchemy's recipe: hold the lock from the first read on.
+        sqlalchemy.event.listen(backend.engine, "connect", _begin_by_hand)
+        sqlalchemy.event.listen(backend.engine, "begin", _begin)
+    return backend
+
+
+def _opened(optuna: Any, sqlalchemy: Any, place: Any, connect: Callable[[], Any]) -> Any:
+    """A database, at the second try where processes that start together make the same tables."""
+    waits = iter((0.1, 0.3, 1.0))
+    while True:
+        try:
+            return connect()
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            if (wait := next(waits, None)) is None:
+                raise ValueError(f"storage: {place} cannot be opened: {error.args[0]}") from error
+            time.sleep(wait)
+
+
+def _begin_by_hand(connection: Any, record: Any) -> None:
+    connection.isolation_level = None
+
+
+def _begin(connection: Any) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _difference(stored: Any, space: Space) -> str:
@@ -250,7 +317,7 @@ def add_record(study: Any, space: Space, record: Record) -> None:
     z = np.concatenate([np.ravel(record.z[name]) for name in space])
     attributes = {studies.THETA: _json(record.theta)}
     if record.error is not None:
-        attributes["fastmap:error"] = record.error
+        attributes[ERROR] = record.error
     study.add_trial(
         optuna.trial.create_trial(
             state=optuna.trial.TrialState[record.state],
@@ -265,18 +332,20 @@ def add_record(study: Any, space: Space, record: Record) -> None:
 def stored_records(study: Any, space: Space) -> list[Record]:
     """The finished trials of a study as records."""
     records = []
-    for trial in study.get_trials(deepcopy=False):
-        if not trial.state.is_finished():
+    trials = study.get_trials(deepcopy=False)
+    lost = retried(trials)
+    for trial in trials:
+        drawn = studies.THETA in trial.user_attrs  # else its process was killed before
+        if not trial.state.is_finished() or not drawn or not counts(trial):
             continue
         theta = arrays(studies.params(trial))
-        z = {}
-        for name, param in space.items():
-            values = np.array([trial.params[n] for n in studies.element_names(name, param)])
-            z[name] = values.reshape(param.shape) if param.shape else float(values[0])
+        z = studies.gather(space, trial.params)
         loss: Any = float("nan")
         if trial.values is not None and trial.state.name == "COMPLETE":
             loss = trial.values[0] if len(trial.values) == 1 else tuple(trial.values)
-        error = trial.user_attrs.get("fastmap:error")
+        error = trial.user_attrs.get(ERROR)
+        if trial.number in lost:
+            error = f"lost with its process; queued again as {lost[trial.number]}"
         records.append(Record(trial.number, theta, z, loss, trial.state.name, error))
     return records
 
