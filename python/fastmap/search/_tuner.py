@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from fastmap.search._engine import Outcome, Point, Setup
 from fastmap.search._result import Record, arrays
 from fastmap.space import Space
 
-SPACE = "fastmap:space"  # study attribute: the JSON of what was searched
+SPACE = "fastmap:space"  # study attributes: the JSON of what was searched,
+GIVEN = "fastmap:given"  # of the space that was asked for, where map="auto" has chosen others of its maps,
+CHOICES = "fastmap:choices"  # and of what it concluded
 _SUCCESSOR = "fastmap:successor"  # study attribute: the study that took the trials over
 
 
@@ -86,7 +88,12 @@ def new_study(directions: Sequence[str]) -> Any:
 
 
 def open_study(
-    storage: Any, name: str, space: Space, directions: Sequence[str], resume: bool | str
+    storage: Any,
+    name: str,
+    space: Space,
+    directions: Sequence[str],
+    resume: bool | str,
+    choosing: bool = False,
 ) -> tuple[Any, str]:
     """The study of that name, made where there is none; and a note on trials that were taken over.
 
@@ -103,6 +110,8 @@ def open_study(
     resume : bool or "remap"
         Whether trials that are there go on; "remap" also takes over those of another space: theta stays,
         z is computed anew, and the study with the new trials succeeds the old one, which is left as it was.
+    choosing : bool
+        The maps that ``map="auto"`` has chosen for this very space are not another space.
 
     Raises
     ------
@@ -115,9 +124,7 @@ def open_study(
         known = set(optuna.get_all_study_names(backend))
         if name not in known:
             return _created(optuna, backend, name, space, directions), ""
-        study = optuna.load_study(study_name=name, storage=backend)
-        while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
-            study = optuna.load_study(study_name=successor, storage=backend)
+        study = _latest(optuna, backend, name)
         trials = study.get_trials(deepcopy=False)
         if trials and not resume:
             raise ValueError(
@@ -127,7 +134,7 @@ def open_study(
         if [d.name.lower() for d in study.directions] != list(directions):
             raise ValueError(f"direction: {name!r} in this storage was searched in another one")
         stored = study.user_attrs.get(SPACE)
-        if stored == space.to_json():
+        if space.to_json() in (stored, choosing and study.user_attrs.get(GIVEN)):
             return study, ""
         if stored is None and not trials:
             study.set_user_attr(SPACE, space.to_json())
@@ -136,12 +143,52 @@ def open_study(
             raise ValueError(
                 f"storage: {name!r} holds {_difference(stored, space)}; resume='remap' takes its trials over"
             )
-        number = next(i for i in range(2, len(known) + 3) if f"{name}/{i}" not in known)
-        new = _created(optuna, backend, f"{name}/{number}", space, directions)
-        taken = list(_remapped(optuna, trials, space))
-        new.add_trials(taken)
-        study.set_user_attr(_SUCCESSOR, new.study_name)
-        return new, f"took over {len(taken)} of {len(trials)} trials as {new.study_name!r}"
+        new = carried(study, backend, name, space)
+        taken = len(new.get_trials(deepcopy=False))
+        return new, f"took over {taken} of {len(trials)} trials as {new.study_name!r}"
+
+
+def carried(
+    study: Any, storage: Any, name: str, space: Space, attributes: Mapping[str, Any] | None = None
+) -> Any:
+    """A study that goes on with the finished trials of another one, under another space.
+
+    Parameters
+    ----------
+    study : optuna.study.Study
+        Left as it was.
+    storage, name
+        As in `open_study`: there the new study succeeds the old one. Without a storage it is in memory.
+    space : Space
+        theta of the trials stays, z is computed anew; those outside the boxes are left out.
+    attributes : mapping, optional
+        More user attributes of the new study.
+    """
+    optuna = need("optuna", "search")
+    directions = [d.name.lower() for d in study.directions]
+    with quiet(optuna):
+        if storage is None:
+            new = new_study(directions)
+            new.set_user_attr(SPACE, space.to_json())
+        else:
+            backend = _backend(optuna, storage)
+            known = set(optuna.get_all_study_names(backend))
+            number = next(i for i in range(2, len(known) + 3) if f"{name}/{i}" not in known)
+            new = _created(optuna, backend, f"{name}/{number}", space, directions)
+        for key, value in (attributes or {}).items():
+            new.set_user_attr(key, value)
+        new.add_trials(list(_remapped(optuna, study.get_trials(deepcopy=False), space)))
+        if storage is not None:
+            study.set_user_attr(_SUCCESSOR, new.study_name)
+    return new
+
+
+def _latest(optuna: Any, backend: Any, name: str) -> Any:
+    """The study of that name, or what succeeds it."""
+    study = optuna.load_study(study_name=name, storage=backend)
+    while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
+        study = optuna.load_study(study_name=successor, storage=backend)
+    return study
 
 
 def _created(optuna: Any, backend: Any, name: str, space: Space, directions: Sequence[str]) -> Any:
@@ -166,9 +213,7 @@ def stored_space(storage: Any, name: str) -> tuple[Space, list[str]]:
         known = optuna.get_all_study_names(backend)
         if name not in known:
             raise ValueError(f"name: no search {name!r} in this storage; it has {', '.join(known) or 'none'}")
-        study = optuna.load_study(study_name=name, storage=backend)
-        while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
-            study = optuna.load_study(study_name=successor, storage=backend)
+        study = _latest(optuna, backend, name)
     if SPACE not in study.user_attrs:
         raise ValueError(f"name: {name!r} was not made by fastmap")
     return Space.from_json(study.user_attrs[SPACE]), [d.name.lower() for d in study.directions]
@@ -276,6 +321,8 @@ def stored_records(study: Any, space: Space) -> list[Record]:
         loss: Any = float("nan")
         if trial.values is not None and trial.state.name == "COMPLETE":
             loss = trial.values[0] if len(trial.values) == 1 else tuple(trial.values)
+        elif trial.state.name == "PRUNED" and trial.intermediate_values:
+            loss = trial.intermediate_values[trial.last_step]  # what was reported last
         error = trial.user_attrs.get("fastmap:error")
         records.append(Record(trial.number, theta, z, loss, trial.state.name, error))
     return records
