@@ -103,7 +103,7 @@ def _grids(cls: type[CatalogMap], theta: Floats, bounds: Mapping[str, float]) ->
         elif name in _UNITS:
             # From values that see theta as linear to values that see it as steep as the data allow.
             sizes = np.abs(theta - bounds.get("low", 0.0))
-            sizes = np.quantile(sizes[sizes > 0], (0.05, 1.0))
+            sizes = np.quantile(sizes[sizes > 0], (0.01, 1.0))
             values[name] = _short(np.geomspace(sizes[0], sizes[1], _GRID) ** _UNITS[name])
         elif len(shapes) > 1:
             values[name] = sorted(set(published))

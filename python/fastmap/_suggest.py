@@ -63,9 +63,15 @@ class Suggestion:
         return "\n".join(lines)
 
 
-def identity(why: str) -> Suggestion:
-    """The answer where there is nothing to go by."""
-    return Suggestion(Identity(), math.nan, math.nan, reason=f"Identity, because {why}.")
+def identity(why: str, current: Map | None = None) -> Suggestion:
+    """The answer where there is nothing to go by: identity, or the map that is in use."""
+    m = current or Identity()
+    return Suggestion(m, math.nan, math.nan, reason=f"{called(m)}, because {why}.")
+
+
+def called(m: Map) -> str:
+    """The map as a sentence begins with it."""
+    return "Identity" if m == Identity() else repr(m)
 
 
 def chosen(candidates: Sequence[Candidate], winner: Candidate, criterion: str, reason: str) -> Suggestion:

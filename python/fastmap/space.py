@@ -132,15 +132,19 @@ class Param:
             raise ValueError("low, high: this method searches a box, give both")
         return self.low, self.high
 
+    @property
+    def edges(self) -> tuple[float, float]:
+        """The box, widened by half a step for integers."""
+        low, high = self.box
+        return (low - 0.5, high + 0.5) if self.integer else (low, high)
+
     @cached_property
     def z_box(self) -> tuple[Any, Any]:
         """The box in search space, widened by half a step for integers. Always finite.
 
         Numbers; arrays of `shape` where the parameters of the map are arrays.
         """
-        low, high = self.box
-        if self.integer:
-            low, high = low - 0.5, high + 0.5
+        low, high = self.edges
         m = self.box_map
         first, last = m.domain
         if not np.all((first < low) & (high < last)):
@@ -416,3 +420,8 @@ def _planted(tree: Any, prefix: str, values: dict[str, Any]) -> Any:
         return type(tree)(parts.values())
     fields = {key: value for key, value in parts.items() if value is not dataclasses.MISSING}
     return tree(**fields) if isinstance(tree, type) else dataclasses.replace(tree, **fields)
+
+
+def with_maps(space: Space, maps: Mapping[str, Map]) -> Space:
+    """The space with other maps of some of its parameters."""
+    return Space({n: dataclasses.replace(p, map=maps[n]) if n in maps else p for n, p in space.items()})

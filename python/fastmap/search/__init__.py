@@ -11,7 +11,7 @@ line per method; `_engine` says what an engine is; `_tuner`, `_vector` and `_gra
 from fastmap.search._engine import Finished
 from fastmap.search._methods import METHODS
 from fastmap.search._minimize import minimize
-from fastmap.search._result import Record, Result
+from fastmap.search._result import Choice, Record, Result
 from fastmap.search._search import Search, Trial, load
 
-__all__ = ["METHODS", "Finished", "Record", "Result", "Search", "Trial", "load", "minimize"]
+__all__ = ["METHODS", "Choice", "Finished", "Record", "Result", "Search", "Trial", "load", "minimize"]

@@ -39,6 +39,9 @@ class Method:
         It asks a study of Optuna.
     plain : bool
         It searches theta itself, whatever the maps.
+    carries : bool
+        It learns from all trials of its study, or from none: it can go on under other maps. (Others keep a
+        state in z that another map makes void.)
     """
 
     engine: Callable[[Setup], Engine]
@@ -48,6 +51,7 @@ class Method:
     several: bool = False
     study: bool = False
     plain: bool = False
+    carries: bool = False
 
 
 _tuner = partial(Method, box=True, study=True, several=True)
@@ -72,14 +76,14 @@ _QUIET = {"warn_independent_sampling": False}
 _QMC = {"scramble": True, "seeded": True, "warn_asynchronous_seeding": False, **_QUIET}
 
 METHODS: dict[str, Method] = {
-    "random": _tuner(_optuna("RandomSampler"), ("optuna",)),
-    "sobol": _tuner(_optuna("QMCSampler", **_QMC), ("optuna", "scipy")),
-    "tpe": _tuner(_optuna("TPESampler"), ("optuna",)),
-    "gp": _tuner(_optuna("GPSampler"), ("optuna", "scipy", "torch")),
+    "random": _tuner(_optuna("RandomSampler"), ("optuna",), carries=True),
+    "sobol": _tuner(_optuna("QMCSampler", **_QMC), ("optuna", "scipy"), carries=True),
+    "tpe": _tuner(_optuna("TPESampler"), ("optuna",), carries=True),
+    "gp": _tuner(_optuna("GPSampler"), ("optuna", "scipy", "torch"), carries=True),
     "nsga2": _tuner(_genetic, ("optuna",)),
     "ga": _single(_genetic, ("optuna",)),
-    "hyperband": _single(_optuna("TPESampler", pruner="HyperbandPruner"), ("optuna",)),
-    "asha": _single(_optuna("TPESampler", pruner="SuccessiveHalvingPruner"), ("optuna",)),
+    "hyperband": _single(_optuna("TPESampler", pruner="HyperbandPruner"), ("optuna",), carries=True),
+    "asha": _single(_optuna("TPESampler", pruner="SuccessiveHalvingPruner"), ("optuna",), carries=True),
     "cmaes": _single(_optuna("CmaEsSampler", **_QUIET), ("optuna", "cmaes")),
     "sep-cmaes": Method(lambda setup: CMA(setup, separable=True), ("cmaes",)),
     "de": Method(DifferentialEvolution, ("scipy",), box=True),

@@ -33,6 +33,7 @@ def minimize(
     jac: bool | None = None,
     noisy: bool | None = None,
     convex: bool = False,
+    map: Literal["auto"] | None = None,
     storage: Any = None,
     name: str = "fastmap",
     resume: bool | Literal["remap"] = False,
@@ -80,6 +81,14 @@ def minimize(
         no gradient, so that "auto" takes arrays for a black box.
     noisy, convex : bool, optional
         Hints for "auto": two evaluations of one point differ; the loss is convex in theta.
+    map : "auto", optional
+        Choose maps from the trials: after 20 complete ones (or as many as `suggest_from` needs for so many
+        parameters) and at every doubling, `suggest_from` is asked about the scalar parameters without a map
+        of their own. Where another map predicts the losses clearly better than the one in use, the search
+        goes on under it, with all earlier trials: theta stays, z is computed anew. Not while trials are open
+        or known points wait. `Result.choices` says what was concluded when and why, `Result.space` has the
+        maps. For "random", "sobol", "tpe", "gp", "hyperband" and "asha", with one objective and in one
+        process; gradient methods, CMA-ES and the like would have to start anew, and refuse.
     storage, name, resume
         Where trials are kept, under which name, and whether to go on with those that are there: see `Search`.
     total, grace
@@ -133,6 +142,7 @@ def minimize(
         jac=jac,
         noisy=noisy,
         convex=convex,
+        map=map,
         storage=storage,
         name=name,
         resume=resume,

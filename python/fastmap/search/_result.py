@@ -15,6 +15,7 @@ import numpy as np
 
 from fastmap._audit import Audit, audit
 from fastmap._extras import need
+from fastmap._map import Map
 from fastmap.search._axes import LARGEST_RECORD, plain
 from fastmap.space import Space
 
@@ -40,6 +41,42 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What ``map="auto"`` concluded about a parameter.
+
+    Attributes
+    ----------
+    evaluations : int
+        How many complete ones it is drawn from.
+    name : str
+        The parameter.
+    map : Map
+        By which the search went on.
+    reason : str
+        Why, as in `Suggestion`.
+    """
+
+    evaluations: int
+    name: str
+    map: Map
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` reads back."""
+        return {
+            "evaluations": self.evaluations,
+            "name": self.name,
+            "map": self.map.to_json(),
+            "reason": self.reason,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Choice:
+        """The choice that `to_json` described."""
+        return Choice(**{**data, "map": Map.from_json(data["map"])})
+
+
+@dataclass(frozen=True)
 class Result:
     """What a search found.
 
@@ -62,6 +99,8 @@ class Result:
         Wall time of the whole search.
     gradient : bool
         Whether the maps are those of gradient methods.
+    choices : tuple of Choice
+        What ``map="auto"`` concluded, in order, also where a parameter kept its map; empty without it.
     """
 
     best: Any
@@ -73,6 +112,7 @@ class Result:
     direction: Direction | list[Direction]
     seconds: float
     gradient: bool = False
+    choices: tuple[Choice, ...] = field(default=(), repr=False)
 
     @property
     def best_params(self) -> Any:
@@ -170,6 +210,7 @@ class Result:
             "seconds": self.seconds,
             "gradient": self.gradient,
             "space": self.space.to_json(),
+            "choices": [choice.to_json() for choice in self.choices],
             "history": [asdict(record) for record in self.history],
         }
         text = json.dumps(summary, indent=1, default=plain)
@@ -227,6 +268,7 @@ class Result:
                 data["direction"],
                 data["seconds"],
                 data.get("gradient", False),
+                tuple(map(Choice.from_json, data.get("choices", ()))),
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: no result of a search: {error}") from error

@@ -13,15 +13,17 @@ from typing import Any, Literal
 from fastmap import optuna as studies
 from fastmap._extras import need
 from fastmap._map import MapLike
+from fastmap._trials import needed, suggest_from
 from fastmap.search import _tuner
 from fastmap.search._axes import LARGEST_RECORD, Axes, check_names, python, recorded
 from fastmap.search._engine import Engine, Finished, Outcome, Point, Setup
-from fastmap.search._methods import choose, method_named
-from fastmap.search._result import Direction, Record, Result, front
+from fastmap.search._methods import METHODS, choose, method_named
+from fastmap.search._result import Choice, Direction, Record, Result, front
 from fastmap.search._workers import ERROR, Workers
-from fastmap.space import Space
+from fastmap.space import Space, with_maps
 
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
+_FIRST_CHOICE = 20  # complete trials from which map="auto" asks; then at every doubling
 _DEFAULT_BUDGET = {False: 100, True: 1000}  # whether by gradients
 
 
@@ -107,6 +109,9 @@ class Search:
         Whether two evaluations of one point differ, where known; a hint for "auto".
     convex : bool
         The loss is convex in theta, with simple bounds; a hint for "auto".
+    map : "auto", optional
+        Ask `suggest_from` during the search, and go on under the maps that it finds for scalar parameters
+        without one: see `minimize`. `choices` says what it concluded.
     storage : str, Path or optuna.storages.BaseStorage, optional
         Where trials are kept as they end: a file (Optuna's journal) or a URL ("sqlite:///file.db"). Default:
         in memory. Several processes may share one; give them different seeds, or none.
@@ -148,6 +153,7 @@ class Search:
         jac: bool | None = None,
         noisy: bool | None = None,
         convex: bool = False,
+        map: Literal["auto"] | None = None,
         storage: Any = None,
         name: str = "fastmap",
         resume: bool | Literal["remap"] = False,
@@ -166,6 +172,10 @@ class Search:
             raise ValueError(f"budget: must be at least 1, got {budget}")
         if resume not in (False, True, "remap"):
             raise ValueError(f"resume: expected True, False or 'remap', got {resume!r}")
+        if map not in (None, "auto"):
+            raise ValueError(
+                f"map: expected 'auto' or None, got {map!r}; the map of a parameter goes to Param"
+            )
         if resume and storage is None:
             raise ValueError("resume: there is nothing to resume without a storage")
         for argument, number in (("total", total), ("grace", grace)):
@@ -173,7 +183,9 @@ class Search:
                 raise ValueError(f"{argument}: expected at least 1, and a storage; got {number} on {storage}")
         if total is not None and resume == "remap":
             raise ValueError("total, resume: take the old trials over in one process first")
-        self.space, self.directions = space, directions
+        if total is not None and map == "auto":
+            raise ValueError("total, map: processes that share a search cannot change its maps")
+        self.directions = directions
         self.several = not isinstance(direction, str)
         reason = "asked for"
         if method == "auto":
@@ -182,6 +194,13 @@ class Search:
         self._method = method_named(method, space)
         if len(directions) > 1 and not self._method.several:
             raise ValueError(f"method: {method} takes one objective, not {len(directions)}; see nsga2")
+        self._choosing = map is not None
+        if self._choosing and (len(directions) > 1 or not self._method.carries):
+            able = ", ".join(name for name, one in METHODS.items() if one.carries)
+            why = (
+                "several objectives say nothing about it" if len(directions) > 1 else f"{method} starts anew"
+            )
+            raise ValueError(f"map: 'auto' needs one objective and one of the methods {able}; {why}")
         if jac and not self._method.gradient:
             raise ValueError(f"jac: {method} takes no gradients")
         self.jac = bool(jac)
@@ -190,17 +209,17 @@ class Search:
         if total is not None and not self._method.study:
             raise ValueError(f"total: processes share a study of Optuna's; {method} has none here, tpe has")
         self.budget = (total or _DEFAULT_BUDGET[self._method.gradient]) if budget is None else budget
-        self.axes = Axes(
-            space, box=self._method.box, gradient=self._method.gradient, plain=self._method.plain
-        )
+        self._searched(space)
         init = dict(init or {})
         check_names("init", init, space)
         if not self._method.gradient:
             self.axes.z(init)
         self._seed, self._lr, self._options = seed, lr, dict(options or {})
-        self._storage, self._init = storage, init
+        self._storage, self._init, self._name = storage, init, name
         self.total, self._grace = total, grace
         self._workers: Workers | None = None
+        self._given = space
+        self.choices: list[Choice] = []
         self.history: list[Record] = []
         self._best: tuple[float, dict[str, Any]] | None = None
         self._started = time.perf_counter()
@@ -228,11 +247,14 @@ class Search:
                 "not here; Result.save keeps the best point, and init starts from it"
             )
         self._study, self._backend, note = _tuner.open_study(
-            self._storage, name, self.space, self.directions, resume, self._grace
+            self._storage, name, self.space, self.directions, resume, self._grace, self._choosing
         )
         self.reason += f"; {note}" if note else ""
         if self._method.study:
             self._workers = Workers(self._study, self._backend, self.total, self._grace)
+        if self._choosing:
+            self.choices = [Choice.from_json(row) for row in self._study.user_attrs.get(_tuner.CHOICES, ())]
+            self._searched(with_maps(self._given, {c.name: c.map for c in self.choices}))
         self._read()
 
     def _read(self) -> None:
@@ -302,6 +324,56 @@ class Search:
             self.axes.z(point)
             self._pending.append(point)
 
+    def _searched(self, space: Space) -> None:
+        self.space = space
+        self.axes = Axes(
+            space, box=self._method.box, gradient=self._method.gradient, plain=self._method.plain
+        )
+
+    def _choose_maps(self) -> None:
+        """Ask `suggest_from`, and go on in another study where it finds other maps."""
+        maps = {name: param.box_map for name, param in self.space.items() if param.shape == ()}
+        answers = suggest_from(
+            self.history,
+            direction=self.directions[0],
+            boxes={name: self.space[name].edges for name in maps},
+            current=maps,
+        )
+        count = self._completed
+        free = [name for name in maps if self._given[name].map is None and name in answers]
+        self.choices += [Choice(count, name, answers[name].map, answers[name].reason) for name in free]
+        attributes = {
+            _tuner.GIVEN: self._given.to_json(),
+            _tuner.CHOICES: [choice.to_json() for choice in self.choices],
+        }
+        changed = {name: answers[name].map for name in free if answers[name].map != maps[name]}
+        if not changed:
+            for key, value in attributes.items():
+                self._study.set_user_attr(key, value)
+            return
+        self._searched(with_maps(self.space, changed))
+        self._study = _tuner.carried(self._study, self._backend, self._name, self.space, attributes)
+        self.close()
+        self._engine = None
+        if self._backend is not None:
+            self._workers = Workers(self._study, self._backend, self.total, self._grace)
+        self._read()
+
+    @property
+    def _completed(self) -> int:
+        return sum(record.state == "COMPLETE" for record in self.history)
+
+    @property
+    def _due(self) -> bool:
+        """Whether it is time to ask for maps: enough trials, and none that is open or waits."""
+        if not self._choosing or self._open:
+            return False
+        asked = max((choice.evaluations for choice in self.choices), default=0)
+        first = max(_FIRST_CHOICE, needed(sum(param.shape == () for param in self.space.values())))
+        if self._completed < max(first, 2 * asked):
+            return False
+        return all(t.state.is_finished() for t in self._study.get_trials(deepcopy=False))
+
     def ask(self, *, timeout: float | None = None) -> Trial:
         """The next trial.
 
@@ -318,6 +390,8 @@ class Search:
         Finished
             The method has converged, or cannot go on; or the total is reached.
         """
+        if self._due:
+            self._choose_maps()
         if self._pending:
             z = self.axes.split(self.axes.start(self._pending.pop(0)))
             point, engine = Point(self.axes.theta(z), z), False
@@ -461,12 +535,26 @@ class Search:
             self.loss,
             list(self.history),
             self.method,
-            self.reason if reason is None else reason,
+            (self.reason if reason is None else reason) + self._chosen(),
             space,
             self.directions if len(self.directions) > 1 else self.directions[0],
             time.perf_counter() - self._started,
             self._method.gradient,
+            tuple(self.choices),
         )
+
+    def _chosen(self) -> str:
+        """The maps that were changed, in words."""
+        if not self._choosing:
+            return ""
+        maps = {name: param.box_map for name, param in self._given.items()}
+        changes = []
+        for choice in self.choices:
+            if choice.map != maps[choice.name]:
+                changes.append(f"{choice.name} by {choice.map!r} after {choice.evaluations} evaluations")
+                maps[choice.name] = choice.map
+        kept = "kept" if self.choices else "kept, since there were too few evaluations to choose"
+        return f"; maps: {', '.join(changes) or kept}"
 
     def close(self) -> None:
         """End what the method keeps running. `with Search(...) as search:` does it."""

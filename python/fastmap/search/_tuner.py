@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from fastmap.search._result import Record, arrays
 from fastmap.search._workers import ERROR, counts, retried, retry
 from fastmap.space import Space
 
-SPACE = "fastmap:space"  # study attribute: the JSON of what was searched
+SPACE = "fastmap:space"  # study attributes: the JSON of what was searched,
+GIVEN = "fastmap:given"  # of the space that was asked for, where map="auto" has chosen others of its maps,
+CHOICES = "fastmap:choices"  # and of what it concluded
 _SUCCESSOR = "fastmap:successor"  # study attribute: the study that took the trials over
 _GRACE = 120  # seconds without heartbeat until a trial in a database is taken for lost
 
@@ -96,6 +98,7 @@ def open_study(
     directions: Sequence[str],
     resume: bool | str,
     grace: int | None = None,
+    choosing: bool = False,
 ) -> tuple[Any, Any, str]:
     """The study of that name, made where there is none; its storage; a note on trials that were taken over.
 
@@ -114,6 +117,8 @@ def open_study(
         z is computed anew, and the study with the new trials succeeds the old one, which is left as it was.
     grace : int, optional
         Seconds without heartbeat until a trial in a database is taken for lost.
+    choosing : bool
+        The maps that ``map="auto"`` has chosen for this very space are not another space.
 
     Raises
     ------
@@ -126,9 +131,7 @@ def open_study(
         known = set(optuna.get_all_study_names(backend))
         if name not in known:
             return _created(optuna, backend, name, space, directions, bool(resume)), backend, ""
-        study = optuna.load_study(study_name=name, storage=backend)
-        while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
-            study = optuna.load_study(study_name=successor, storage=backend)
+        study = _latest(optuna, backend, name)
         trials = study.get_trials(deepcopy=False)
         if trials and not resume:
             raise ValueError(
@@ -138,7 +141,7 @@ def open_study(
         if [d.name.lower() for d in study.directions] != list(directions):
             raise ValueError(f"direction: {name!r} in this storage was searched in another one")
         stored = study.user_attrs.get(SPACE)
-        if stored == space.to_json():
+        if space.to_json() in (stored, choosing and study.user_attrs.get(GIVEN)):
             return study, backend, ""
         if stored is None and not trials:
             study.set_user_attr(SPACE, space.to_json())
@@ -147,12 +150,52 @@ def open_study(
             raise ValueError(
                 f"storage: {name!r} holds {_difference(stored, space)}; resume='remap' takes its trials over"
             )
-        number = next(i for i in range(2, len(known) + 3) if f"{name}/{i}" not in known)
-        new = _created(optuna, backend, f"{name}/{number}", space, directions)
-        taken = list(_remapped(optuna, trials, space))
-        new.add_trials(taken)
-        study.set_user_attr(_SUCCESSOR, new.study_name)
-        return new, backend, f"took over {len(taken)} of {len(trials)} trials as {new.study_name!r}"
+        new = carried(study, backend, name, space)
+        taken = len(new.get_trials(deepcopy=False))
+        return new, backend, f"took over {taken} of {len(trials)} trials as {new.study_name!r}"
+
+
+def carried(
+    study: Any, backend: Any, name: str, space: Space, attributes: Mapping[str, Any] | None = None
+) -> Any:
+    """A study that goes on with the finished trials of another one, under another space.
+
+    Parameters
+    ----------
+    study : optuna.study.Study
+        Left as it was.
+    backend, name
+        Optuna's storage and a name as in `open_study`: there the new study succeeds the old one. Without a
+        storage it is in memory.
+    space : Space
+        theta of the trials stays, z is computed anew; those outside the boxes are left out.
+    attributes : mapping, optional
+        More user attributes of the new study.
+    """
+    optuna = need("optuna", "search")
+    directions = [d.name.lower() for d in study.directions]
+    with quiet(optuna):
+        if backend is None:
+            new = new_study(directions)
+            new.set_user_attr(SPACE, space.to_json())
+        else:
+            known = set(optuna.get_all_study_names(backend))
+            number = next(i for i in range(2, len(known) + 3) if f"{name}/{i}" not in known)
+            new = _created(optuna, backend, f"{name}/{number}", space, directions)
+        for key, value in (attributes or {}).items():
+            new.set_user_attr(key, value)
+        new.add_trials(list(_remapped(optuna, study.get_trials(deepcopy=False), space)))
+        if backend is not None:
+            study.set_user_attr(_SUCCESSOR, new.study_name)
+    return new
+
+
+def _latest(optuna: Any, backend: Any, name: str) -> Any:
+    """The study of that name, or what succeeds it."""
+    study = optuna.load_study(study_name=name, storage=backend)
+    while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
+        study = optuna.load_study(study_name=successor, storage=backend)
+    return study
 
 
 def _created(
@@ -182,9 +225,7 @@ def stored_space(storage: Any, name: str) -> tuple[Space, list[str]]:
         known = optuna.get_all_study_names(backend)
         if name not in known:
             raise ValueError(f"name: no search {name!r} in this storage; it has {', '.join(known) or 'none'}")
-        study = optuna.load_study(study_name=name, storage=backend)
-        while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
-            study = optuna.load_study(study_name=successor, storage=backend)
+        study = _latest(optuna, backend, name)
     if SPACE not in study.user_attrs:
         raise ValueError(f"name: {name!r} was not made by fastmap")
     return Space.from_json(study.user_attrs[SPACE]), [d.name.lower() for d in study.directions]
@@ -343,6 +384,8 @@ def stored_records(study: Any, space: Space) -> list[Record]:
         loss: Any = float("nan")
         if trial.values is not None and trial.state.name == "COMPLETE":
             loss = trial.values[0] if len(trial.values) == 1 else tuple(trial.values)
+        elif trial.state.name == "PRUNED" and trial.intermediate_values:
+            loss = trial.intermediate_values[trial.last_step]  # what was reported last
         error = trial.user_attrs.get(ERROR)
         if trial.number in lost:
             error = f"lost with its process; queued again as {lost[trial.number]}"
