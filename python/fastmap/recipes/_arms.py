@@ -146,7 +146,7 @@ def stratified(inputs: Any, labels: Any, seed: int) -> tuple[Part, Part, Part]:
 
 
 def initial_model(recipe: Recipe, seed: int, theta: Mapping[str, Any] | None = None) -> nn.Module:
-    """The untrained model, by the defaults if theta is None; the same random numbers for every theta and arm."""
+    """The untrained model, of the defaults if theta is None; the same random numbers for all."""
     torch.manual_seed(seed)
     return recipe.model({**recipe.defaults, **(theta or {})})
 

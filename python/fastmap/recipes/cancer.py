@@ -14,7 +14,8 @@ def load(seed: int) -> tuple[Part, Part, Part]:
     """Features and labels."""
     from sklearn.datasets import load_breast_cancer
 
-    return stratified(*load_breast_cancer(return_X_y=True), seed)
+    features, labels = load_breast_cancer(return_X_y=True)
+    return stratified(features, labels, seed)
 
 
 def model(theta: Theta) -> nn.Module:

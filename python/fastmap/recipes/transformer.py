@@ -1,11 +1,12 @@
 """A character model on the text of Python's own help topics (`pydoc_data`), in bits per character.
 
-Paragraphs that topics share count once, so that no paragraph is both trained on and tested on. The text is that of the
-running Python: its versions differ a little.
+Paragraphs that topics share count once, so that no paragraph is both trained on and tested on. The text is
+that of the running Python: its versions differ a little.
 """
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -25,10 +26,14 @@ NEWLINE = "\n\n"
 
 @lru_cache
 def paragraphs() -> list[str]:
-    """All paragraphs of the topics, each once."""
+    """All paragraphs of the topics, each once, however it is indented."""
     from pydoc_data.topics import topics
 
-    return list(dict.fromkeys(p for topic in topics.values() for p in topic.split(NEWLINE)))
+    found = {}
+    for topic in topics.values():
+        for paragraph in re.split(r"\n{2,}", topic.strip("\n")):
+            found.setdefault(" ".join(paragraph.split()), paragraph)
+    return list(found.values())
 
 
 @lru_cache
