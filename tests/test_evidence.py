@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastmap.recipes._run import _one_thread
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -38,7 +40,8 @@ def test_page_is_what_the_records_say():
     assert (DOCS / "evidence.md").read_text() == evidence.page(found)
     assert (DOCS / "evidence" / "effects.png").read_bytes().startswith(b"\x89PNG")
     steps = {step for topic in found for step in topic.steps}
-    assert steps == set(evidence.RUNS)  # every record is there and shown
+    assert steps == {name for name, step in evidence.RUNS.items() if (DOCS / step.record).exists()}
+    assert steps >= {*evidence.EXAMPLES, "hyperparameters"}
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,8 @@ def test_comparisons_follow_from_the_runs():
 def test_a_row_of_the_table_trains_to_the_same(task):
     index = 10
     recorded = np.array(TABLES["tables"][task.name][0][index])
-    again = np.array(hyperparameters.row(task, hyperparameters.RATES[index], split=0))
+    with _one_thread():  # as the record was made; many would only wait for each other
+        again = np.array(hyperparameters.row(task, hyperparameters.RATES[index], split=0))
     assert np.median(np.abs(again - recorded) / recorded) < 0.01  # some points amplify the last digit
 
 
