@@ -359,6 +359,11 @@ def topics(records: Path = DOCS) -> list[Topic]:
     return found
 
 
+def without_record(records: Path = DOCS) -> list[str]:
+    """The steps that have not been run."""
+    return [name for name, step in RUNS.items() if not (records / step.record).exists()]
+
+
 # --- the page --------------------------------------------------------------------------------------------
 
 HEAD = """\
@@ -376,7 +381,8 @@ the same in all arms.
 **The effect** is fastmap's loss divided by the other's: below 1 fastmap is ahead. Intervals are 95 %,
 paired over seeds or splits: a bootstrap that tunes anew in every resample (training examples,
 [docs/training.md](training.md)), or a t interval of the difference, for splits that share samples the
-corrected one of Nadeau and Bengio (2003). A difference is divided by the other arm's loss.
+corrected one of Nadeau and Bengio (2003). A difference is divided by the other arm's loss, so a wide
+interval may reach below 0.
 
 **The verdict** follows one rule. *helps*: the whole interval lies below {below:g}. *hurts*: above
 {above:g}. *tie*: all else, so no difference is shown; the interval says how large one could still be. Of
@@ -395,8 +401,8 @@ Verdicts, in the order of the tables below.
 """
 
 
-def page(found: Sequence[Topic]) -> str:
-    """The text of docs/evidence.md."""
+def page(found: Sequence[Topic], missing: Sequence[str] = ()) -> str:
+    """The text of docs/evidence.md; `missing` are the steps without a record."""
     count = sum(len(topic.effects) for topic in found)
     roles = (USUAL, OWN, SPECIALIST)
     lines = [HEAD.format(below=1 - MARGIN, above=1 + MARGIN, count=count)[:-1]]
@@ -410,6 +416,9 @@ def page(found: Sequence[Topic]) -> str:
             for topic in found
         ],
     )
+    if missing:
+        names = ", ".join(missing)
+        lines += ["", *_wrapped(f"No record yet: {names}. `python docs/evidence.py --run` makes it.")]
     for topic in found:
         lines += ["", f"## {topic.title}", "", *_wrapped(topic.what), ""]
         lines += _table(
@@ -510,7 +519,7 @@ def run(names: Sequence[str], records: Path = DOCS, *, fresh: bool = False, quie
     if fresh:
         for name in names:
             (records / RUNS[name].record).unlink(missing_ok=True)
-    missing = [name for name in names if not (records / RUNS[name].record).exists()]
+    missing = [name for name in without_record(records) if name in names]
     for number, name in enumerate(missing, 1):
         step = RUNS[name]
         print(f"[{number}/{len(missing)}] {name}", flush=True)
@@ -542,7 +551,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.run:
         run(args.names or list(RUNS), fresh=args.fresh, quiet=args.quiet)
     found = topics()
-    (DOCS / "evidence.md").write_text(page(found))
+    (DOCS / "evidence.md").write_text(page(found, without_record()))
     draw(found).savefig(DOCS / "evidence" / "effects.png", dpi=130)
     verdicts = [effect.verdict for topic in found for effect in topic.effects]
     print(", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("helps", "tie", "hurts")))

@@ -37,7 +37,7 @@ def effect(ratio, low, high):
 
 def test_page_is_what_the_records_say():
     found = evidence.topics()
-    assert (DOCS / "evidence.md").read_text() == evidence.page(found)
+    assert (DOCS / "evidence.md").read_text() == evidence.page(found, evidence.without_record())
     assert (DOCS / "evidence" / "effects.png").read_bytes().startswith(b"\x89PNG")
     steps = {step for topic in found for step in topic.steps}
     assert steps == {name for name, step in evidence.RUNS.items() if (DOCS / step.record).exists()}
@@ -80,7 +80,9 @@ def records(tmp_path):
 def test_what_has_no_record_is_left_out(records):
     found = evidence.topics(records)
     assert [topic.title for topic in found] == ["Image fit"]
-    assert "Recipe" not in evidence.page(found)
+    text = evidence.page(found, evidence.without_record(records))
+    assert "Recipe" not in text
+    assert "No record yet: diagonal_rnn, " in text
 
 
 def test_times_are_shown_of_a_quiet_machine_alone(records):
