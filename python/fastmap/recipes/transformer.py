@@ -29,7 +29,7 @@ def paragraphs() -> list[str]:
     """All paragraphs of the topics, each once, however it is indented."""
     from pydoc_data.topics import topics
 
-    found = {}
+    found: dict[str, str] = {}
     for topic in topics.values():
         for paragraph in re.split(r"\n{2,}", topic.strip("\n")):
             found.setdefault(" ".join(paragraph.split()), paragraph)
