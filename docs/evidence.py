@@ -158,7 +158,7 @@ def recipe(name: str, title: str, what: str) -> Callable[..., Topic]:
 
 
 def black_box(records: Path, quiet: bool) -> Topic:
-    """Genetic algorithm and CMA-ES on weights: the further parts of the recipes' records."""
+    """Weights without gradients: the further parts of the recipes' records."""
     effects: list[Effect] = []
     notes: list[str] = []
     steps = []
@@ -176,11 +176,11 @@ def black_box(records: Path, quiet: bool) -> Topic:
     if not effects:
         raise FileNotFoundError("no record has such a part")
     what = (
-        "The weights of the recipes' models, without gradients: population methods on z of every "
-        "weight (or on a random subspace of them) against the same method on the weights "
-        "themselves."
+        "The weights of the recipes' models by methods without gradients. *raw*: one linear box for all"
+        " weights. *tuner's own*: a box per tensor in units of its deviation, positive weights on a log"
+        " scale. fastmap: the same boxes through the map."
     )
-    return Topic("Genetic algorithm and CMA-ES on weights", what, effects, notes, steps)
+    return Topic("Weights without gradients: CMA-ES and evolution", what, effects, notes, steps)
 
 
 def _recipe_effects(record: Record, wanted: Callable[[str], bool]) -> Iterator[Effect]:

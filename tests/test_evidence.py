@@ -101,7 +101,7 @@ def test_further_parts_of_a_recipe_are_a_topic_of_their_own(records):
     change = {"part": "cma-es", "arm": "raw", "mean": -1.5, "low": -2.1, "high": -0.9}
     record = {"budget": {"seeds": 2}, "comparisons": [change], "runs": runs}
     (records / "evidence" / "cancer.json").write_text(json.dumps(record))
-    topic = next(t for t in evidence.topics(records) if t.title.startswith("Genetic"))
+    topic = next(t for t in evidence.topics(records) if t.title.startswith("Weights without"))
     (e,) = topic.effects
     assert (e.losses, e.ratio, e.verdict) == ((1.5, 3.0), 0.5, "helps")
     assert topic.steps == ["cancer"]
