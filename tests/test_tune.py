@@ -12,6 +12,7 @@ import pytest
 
 import fastmap as fm
 from fastmap import cli, maps
+from fastmap.recipes import NAMES
 
 SMALL = ["--seeds", "2", "--trials", "3", "--epochs", "1", "--steps", "3", "--quiet"]
 PICTURES = ("loss_by_trial.png", "loss_over_theta_and_z.png", "weights_by_learning_rate.png")
@@ -26,7 +27,7 @@ def tune(*args, out=None):
     return cli.run(["tune", *args, *SMALL, *([] if out is None else ["--out", str(out)])])
 
 
-@pytest.fixture(scope="module", params=["cancer", "digits"])
+@pytest.fixture(scope="module", params=NAMES)
 def tuned(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param) / "new"
     assert tune(request.param, "--seed", "3", out=out) == 0

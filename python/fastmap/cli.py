@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import fastmap as fm
 from fastmap._extras import need
 from fastmap._plot import KINDS
-from fastmap.recipes import NAMES
+from fastmap.recipes import ALIASES, NAMES
 from fastmap.search import METHODS, load
 
 USER_ERROR = 2
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     tune = commands.add_parser(
-        "tune", help="tune a function of yours, or a torch model on data of scikit-learn"
+        "tune", help="tune a function of yours, or a torch model on data that need no download"
     )
     tune.add_argument(
         "target",
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument("--seeds", type=_at_least(1), metavar="K", help="how many seeds and splits")
     recipe.add_argument("--epochs", type=_at_least(1), metavar="N", help="of one hyperparameter evaluation")
     recipe.add_argument("--steps", type=_at_least(1), metavar="N", help="gradient steps of one weight search")
-    recipe.add_argument("--map", metavar="NAME", help="of the signed weights (symlog)")
+    recipe.add_argument("--map", metavar="NAME", help="of the signed weights (the recipe's own)")
     tune.set_defaults(command=_tune)
 
     plot = commands.add_parser("plot", help="pictures of a search that was kept")
@@ -165,6 +165,7 @@ def _at_least(low: int) -> Any:
 
 
 def _target(text: str) -> str:
+    text = ALIASES.get(text, text)
     if text not in NAMES and not all(text.rpartition(":")[::2]):
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(NAMES)}, nor script.py:objective")
     return text
@@ -265,8 +266,8 @@ def _plot(args: argparse.Namespace) -> None:
 
 
 def _tune_recipe(args: argparse.Namespace) -> None:
-    args.map = args.map or "symlog"
-    fm.Map.from_json({"map": args.map})  # refused before the heavy imports
+    if args.map is not None:
+        fm.Map.from_json({"map": args.map})  # refused before the heavy imports
     if args.method not in ("auto", "tpe", "random"):
         raise ValueError(f"--method: recipes take auto, tpe or random, not {args.method}")
     _require("torch", "optuna", "sklearn", "tqdm", *(["matplotlib"] if args.out else []))
@@ -283,7 +284,7 @@ def _tune_recipe(args: argparse.Namespace) -> None:
         epochs=args.epochs or recipe.epochs,
         steps=args.steps or recipe.steps,
         method="tpe" if args.method == "auto" else args.method,
-        map=args.map,
+        map=args.map or recipe.map,
     )
     tune(recipe, budget, out=args.out, quiet=args.quiet)
 

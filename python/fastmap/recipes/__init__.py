@@ -1,5 +1,6 @@
-"""Complete tunings of small torch models on data that scikit-learn ships; ``fastmap tune`` runs them."""
+"""Complete tunings of small torch models on data that need no download; ``fastmap tune`` runs them."""
 
 from __future__ import annotations
 
-NAMES = ("cancer", "digits")
+NAMES = ("cancer", "cnn", "rnn", "transformer")
+ALIASES = {"digits": "cnn"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from fastmap.search._tuner import quiet as _quiet
 
 Theta = dict[str, Any]
 Weights = dict[str, Tensor]
+Part = tuple[Tensor, Tensor]  # inputs and labels
 Tick = Callable[[str], None]
 
 HYPERPARAMETER_ARMS = ("raw", "tuner's own", "fastmap")
@@ -35,10 +36,10 @@ LEARNING_RATES = (0.002, 0.004, 0.008, 0.016, 0.032)
 REFINEMENT = (2**-0.5, 2**0.5)
 RATES_PER_ARM = len(LEARNING_RATES) + len(REFINEMENT)
 DEFAULTS = {"lr": 1e-3, "weight_decay": 0.0, "momentum": 0.9, "dropout": 0.0}  # torch.optim.Adam's own
-_SMALLEST_GAIN = 1e-6  # where the raw arm clamps positive parameters
+_INSIDE = 1e-6  # how far from its bounds the raw arm holds a bounded weight
 
 
-# Both recipes tune these. momentum averages over at most 1/(1 - 0.99) = 100 steps.
+# What a recipe tunes unless it says otherwise. momentum averages over at most 1/(1 - 0.99) = 100 steps.
 HYPERPARAMETERS = fm.Space(
     lr=fm.Param(1e-5, 1.0, map="log"),
     weight_decay=fm.Param(1e-6, 1.0, map="log"),
@@ -53,8 +54,8 @@ class Recipe:
 
     name: str
     title: str
-    load: Callable[[], tuple[Any, Any]]
-    model: Callable[[float], nn.Module]  # of the dropout rate
+    load: Callable[[int], tuple[Part, Part, Part]]  # of the seed: training, validation and test part
+    model: Callable[[Theta], nn.Module]  # of the hyperparameters
     log_loss: Callable[[Tensor, Tensor], Tensor]
     predict: Callable[[Tensor], Tensor]
     optimizer: Callable[[Any, Theta], torch.optim.Optimizer]
@@ -64,7 +65,11 @@ class Recipe:
     batch: int
     steps: int  # of one search of the weights
     rows: int | None = None  # how many training rows the search of the weights takes; None: all
-    positive: tuple[str, ...] = ()  # names of the weights that must stay positive
+    bounded: Mapping[str, CatalogMap] = field(default_factory=dict)  # weights with bounds, and their maps
+    map: str = "symlog"  # of the other weights
+    space: fm.Space = field(default_factory=lambda: HYPERPARAMETERS)
+    defaults: Mapping[str, float] = field(default_factory=lambda: DEFAULTS)
+    unit: str = "log-loss"  # of log_loss
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,13 @@ class Budget:
 class Split:
     """Inputs and labels of the three parts; `search_rows` are those of the search of the weights."""
 
-    train: tuple[Tensor, Tensor]
-    validation: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    train: Part
+    validation: Part
+    test: Part
     rows: int | None
 
     @property
-    def search_rows(self) -> tuple[Tensor, Tensor]:
+    def search_rows(self) -> Part:
         inputs, labels = self.train
         return inputs[: self.rows], labels[: self.rows]
 
@@ -116,10 +121,14 @@ class Run:
 
 
 def split(recipe: Recipe, seed: int) -> Split:
-    """Stratified 60/20/20, standardised by the mean and deviation of the training part."""
+    """The recipe's data, as this seed splits them."""
+    return Split(*recipe.load(seed), recipe.rows)
+
+
+def stratified(inputs: Any, labels: Any, seed: int) -> tuple[Part, Part, Part]:
+    """60/20/20 by class, standardised by the mean and deviation of the training part."""
     from sklearn.model_selection import train_test_split
 
-    inputs, labels = recipe.load()
     train_x, rest_x, train_y, rest_y = train_test_split(
         inputs, labels, test_size=0.4, stratify=labels, random_state=seed
     )
@@ -129,22 +138,22 @@ def split(recipe: Recipe, seed: int) -> Split:
     mean, deviation = train_x.mean(0), train_x.std(0)
     deviation[deviation == 0] = 1.0
 
-    def part(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    def part(x: Any, y: Any) -> Part:
         scaled = (x - mean) / deviation
         return torch.from_numpy(scaled.astype(np.float32)), torch.from_numpy(y.astype(np.int64))
 
-    return Split(part(train_x, train_y), part(validation_x, validation_y), part(test_x, test_y), recipe.rows)
+    return part(train_x, train_y), part(validation_x, validation_y), part(test_x, test_y)
 
 
-def initial_model(recipe: Recipe, seed: int, dropout: float = 0.0) -> nn.Module:
-    """The untrained model; the same weights for every dropout rate and arm."""
+def initial_model(recipe: Recipe, seed: int, theta: Mapping[str, Any] | None = None) -> nn.Module:
+    """The untrained model, of the defaults if theta is None; the same random numbers for all."""
     torch.manual_seed(seed)
-    return recipe.model(dropout)
+    return recipe.model({**recipe.defaults, **(theta or {})})
 
 
 def train(recipe: Recipe, data: Split, theta: Theta, seed: int, epochs: int) -> nn.Module:
     """The usual loop over shuffled batches."""
-    model = initial_model(recipe, seed, theta["dropout"])
+    model = initial_model(recipe, seed, theta)
     optimizer = recipe.optimizer(model.parameters(), theta)
     inputs, labels = data.train
     for _ in range(epochs):
@@ -156,7 +165,7 @@ def train(recipe: Recipe, data: Split, theta: Theta, seed: int, epochs: int) -> 
 
 
 @torch.no_grad()
-def score(recipe: Recipe, model: nn.Module, part: tuple[Tensor, Tensor]) -> tuple[float, float]:
+def score(recipe: Recipe, model: nn.Module, part: Part) -> tuple[float, float]:
     """(log-loss, accuracy)."""
     inputs, labels = part
     output = model.eval()(inputs)
@@ -176,8 +185,9 @@ def before(recipe: Recipe, data: Split, seed: int, epochs: int) -> list[Run]:
     untrained = scored_run(
         recipe, data, initial_model(recipe, seed), part="before", arm="untrained", seed=seed
     )
+    defaults = dict(recipe.defaults)
     start = time.perf_counter()
-    model = train(_with_adam(recipe), data, DEFAULTS, seed, epochs)
+    model = train(_with_adam(recipe), data, defaults, seed, epochs)
     seconds = time.perf_counter() - start
     default = scored_run(
         recipe,
@@ -187,8 +197,8 @@ def before(recipe: Recipe, data: Split, seed: int, epochs: int) -> list[Run]:
         arm="default",
         seed=seed,
         seconds=seconds,
-        best=DEFAULTS,
-        records=[fm.Record(0, DEFAULTS, DEFAULTS, score(recipe, model, data.validation)[0], "COMPLETE")],
+        best=defaults,
+        records=[fm.Record(0, defaults, defaults, score(recipe, model, data.validation)[0], "COMPLETE")],
     )
     return [untrained, default]
 
@@ -212,11 +222,11 @@ def tune_hyperparameters(recipe: Recipe, data: Split, seed: int, budget: Budget,
 
         if arm == "fastmap":
             result = fm.minimize(
-                objective, HYPERPARAMETERS, method=budget.method, budget=budget.trials, seed=seed
+                objective, recipe.space, method=budget.method, budget=budget.trials, seed=seed
             )
             best, records = result.best, result.history
         else:
-            best, records = _optuna(objective, HYPERPARAMETERS, arm == "tuner's own", budget, seed)
+            best, records = _optuna(objective, recipe.space, arm == "tuner's own", budget, seed)
         seconds = time.perf_counter() - start
         yield scored_run(
             recipe,
@@ -262,9 +272,9 @@ def _optuna(
 
 
 def weight_maps(recipe: Recipe, model: nn.Module, map: str) -> dict[str, CatalogMap]:
-    """`map` for every signed tensor, its scale (if it has one) from the tensor; `Log` for positive ones."""
+    """Their own maps for weights with bounds; else `map`, its scale (if it has one) from the tensor."""
     return {
-        name: fm.Log() if name in recipe.positive else scaled_map(map, weight)
+        name: recipe.bounded[name] if name in recipe.bounded else scaled_map(map, weight)
         for name, weight in model.named_parameters()
     }
 
@@ -363,12 +373,13 @@ def _descend_fastmap(search: _Descent) -> Weights:
 
 
 def _descend_raw(search: _Descent) -> Weights:
-    """Adam on theta; positive weights are clamped after each step."""
-    positive = [weight for name, weight in search.model.named_parameters() if name in search.recipe.positive]
+    """Adam on theta; weights with bounds are clamped after each step."""
+    weights = dict(search.model.named_parameters())
 
     def clamp() -> None:
-        for weight in positive:
-            weight.data.clamp_(min=_SMALLEST_GAIN)
+        for name, map in search.recipe.bounded.items():
+            low, high = map.domain
+            weights[name].data.clamp_(low + _INSIDE, high - _INSIDE)
 
     def theta() -> Weights:
         return {name: weight.detach().clone() for name, weight in search.model.named_parameters()}
@@ -386,7 +397,8 @@ def _descend_torch(search: _Descent) -> Weights:
         parametrize.register_parametrization(owner, attribute, _TorchMap(search.maps[name]))
 
     def theta() -> Weights:
-        return {name: getattr(owner, attribute).detach() for name, (owner, attribute) in owners.items()}
+        # Cloned: of the identity the parametrization returns z itself, which the next step changes.
+        return {name: getattr(o, attribute).detach().clone() for name, (o, attribute) in owners.items()}
 
     return _adam(search, lambda: None, theta)
 

@@ -15,7 +15,6 @@ import fastmap as fm
 from fastmap._extras import need
 from fastmap.recipes._arms import (
     HYPERPARAMETER_ARMS,
-    HYPERPARAMETERS,
     LEARNING_RATES,
     REFINEMENT,
     WEIGHT_ARMS,
@@ -60,8 +59,9 @@ def _summary(
     return {
         "recipe": recipe.name,
         "title": recipe.title,
+        "unit": recipe.unit,
         "budget": asdict(budget),
-        "space": HYPERPARAMETERS.to_json(),
+        "space": recipe.space.to_json(),
         "weight_maps": maps,
         "learning_rate_grid": LEARNING_RATES,
         "learning_rate_refinement": REFINEMENT,
@@ -113,7 +113,7 @@ def _loss_by_trial(recipe: Recipe, runs: Sequence[Run]) -> Any:
     axes.set_yscale("log")
     axes.set(
         xlabel="evaluations",
-        ylabel="best validation log-loss so far",
+        ylabel=f"best validation {recipe.unit} so far",
         title=f"{recipe.name}: hyperparameters (thick: mean of {len(curves)} splits)",
     )
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -141,9 +141,9 @@ def _loss_over_parameters(recipe: Recipe, runs: Sequence[Run]) -> Any:
         for record in run.records
         if record.state == "COMPLETE"
     ]
-    figure = _figure(3.0 * len(HYPERPARAMETERS), 5.5)
-    grid = figure.subplots(2, len(HYPERPARAMETERS), sharey=True)
-    for column, (name, param) in enumerate(HYPERPARAMETERS.items()):
+    figure = _figure(3.0 * len(recipe.space), 5.5)
+    grid = figure.subplots(2, len(recipe.space), sharey=True)
+    for column, (name, param) in enumerate(recipe.space.items()):
         for row, symbol in enumerate(("theta", "z")):
             axes = grid[row, column]
             values = [getattr(record, symbol)[name] for record in records]
@@ -154,7 +154,7 @@ def _loss_over_parameters(recipe: Recipe, runs: Sequence[Run]) -> Any:
             axes.locator_params(axis="x", nbins=5)
             axes.set_yscale("log")
             if not column:
-                axes.set_ylabel("validation log-loss")
+                axes.set_ylabel(f"validation {recipe.unit}")
             _plain_log_ticks(axes)
     figure.colorbar(dots, ax=grid, label="evaluation", pad=0.01, ticks=MaxNLocator(integer=True))
     figure.suptitle(f"{recipe.name}: the same evaluations of the fastmap arm over θ and over z")
@@ -181,7 +181,7 @@ def _loss_by_rate(recipe: Recipe, runs: Sequence[Run]) -> Any:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set(
         xlabel="learning rate of Adam (raw: in θ, others: in z)",
-        ylabel="validation log-loss",
+        ylabel=f"validation {recipe.unit}",
         title=f"{recipe.name}: weights (thick: mean of {len(chosen)} splits)",
     )
     _plain_log_ticks(axes)

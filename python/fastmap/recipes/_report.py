@@ -58,19 +58,24 @@ def select(runs: Iterable[Run], part: str, arm: str) -> list[Run]:
 
 
 def compare(runs: Sequence[Run], part: str, arm: str) -> Comparison:
-    """The corrected paired t interval (Nadeau and Bengio, 2003) over the seeds.
-
-    Random splits share samples, so the plain t interval is too narrow: its variance s²/n becomes
-    s² (1/n + test/train).
-    """
+    """fastmap against an arm, over splits that share samples."""
     ours, theirs = select(runs, part, "fastmap"), select(runs, part, arm)
     differences = [a.test_log_loss - b.test_log_loss for a, b in zip(ours, theirs, strict=True)]
+    return Comparison(part, arm, *paired_interval(differences, TEST_OVER_TRAIN))
+
+
+def paired_interval(differences: Sequence[float], test_over_train: float = 0.0) -> tuple[float, float, float]:
+    """Mean of paired differences and its 95 % t interval, NaN for one pair.
+
+    Random splits share samples, so the plain interval is too narrow for them: its variance s²/n becomes
+    s² (1/n + test/train) (Nadeau and Bengio, 2003). With independent pairs, test_over_train is 0.
+    """
     mean, n = statistics.fmean(differences), len(differences)
     if n < 2:
-        return Comparison(part, arm, mean, math.nan, math.nan)
+        return mean, math.nan, math.nan
     quantile = float(need("scipy.stats", "demo").t.ppf(0.975, n - 1))
-    half = quantile * statistics.stdev(differences) * math.sqrt(1 / n + TEST_OVER_TRAIN)
-    return Comparison(part, arm, mean, mean - half, mean + half)
+    half = quantile * statistics.stdev(differences) * math.sqrt(1 / n + test_over_train)
+    return mean, mean - half, mean + half
 
 
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
@@ -83,7 +88,7 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     ]
 
 
-def table(runs: Sequence[Run], part: str) -> str:
+def table(runs: Sequence[Run], part: str, unit: str = "log-loss") -> str:
     """before -> after on the test part, means over the seeds."""
     arms = HYPERPARAMETER_ARMS if part == "hyperparameters" else WEIGHT_ARMS
     rows = []
@@ -105,7 +110,7 @@ def table(runs: Sequence[Run], part: str) -> str:
                     f"{sum(run.seconds for run in chosen):.1f}",
                 ]
             )
-    header = ["", "accuracy", "log-loss", "fastmap minus this [95 %]", "evaluations", "failed", "seconds"]
+    header = ["", "accuracy", unit, "fastmap minus this [95 %]", "evaluations", "failed", "seconds"]
     return text_table(header, rows)
 
 
@@ -130,10 +135,10 @@ def working_rates(runs: Sequence[Run]) -> dict[str, float]:
     }
 
 
-def working_rates_line(runs: Sequence[Run]) -> str:
+def working_rates_line(runs: Sequence[Run], unit: str = "log-loss") -> str:
     """`working_rates` as a sentence."""
     counts = ", ".join(f"{arm} {count:.1f}" for arm, count in working_rates(runs).items())
     return (
-        f"Learning rates that work, of the {len(LEARNING_RATES)} in the grid (validation log-loss within "
+        f"Learning rates that work, of the {len(LEARNING_RATES)} in the grid (validation {unit} within "
         f"{WORKS:g} of the best of all arms): {counts}."
     )

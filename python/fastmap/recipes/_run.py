@@ -22,10 +22,10 @@ Print = Callable[[str], None]
 
 HYPERPARAMETER_NOTE = """\
   before: Adam at torch's defaults, lr 1e-3, the same epochs. raw: linear in the boxes, which the sampler
-  never leaves: no clamp is needed. tuner's own: Optuna with log=True for lr and weight_decay. fastmap:
-  Log for these, OneMinusLog for momentum. The last two share their log scales: expect parity."""
+  never leaves: no clamp is needed. tuner's own: Optuna with log=True for {logs}. fastmap:
+  Log for these, {others}. The last two share their log scales: expect parity."""
 WEIGHT_NOTE = """\
-  raw: Adam on the weights. torch's own: the same map, as a parametrization of torch operations. fastmap:
+  raw: Adam on the weights. torch's own: the same maps, as parametrizations of torch operations. fastmap:
   minimize over {map} of the weights. On ordinary weights an elementwise map is close to the identity and
   Adam absorbs most of it: expect no help, or harm."""
 
@@ -66,7 +66,7 @@ def tune(recipe: Recipe, budget: Budget, *, out: Path | None = None, quiet: bool
         model = _arms.initial_model(recipe, budget.seed)
         maps = _arms.weight_maps(recipe, model, budget.map)
         say(f"{recipe.title}\n")
-        _explain_maps(model, maps, say)
+        _explain_maps(recipe, model, maps, say)
         with _progress(recipe, budget, quiet) as tick:
             runs = list(_runs(recipe, budget, tick))
     seconds = time.perf_counter() - start
@@ -88,10 +88,10 @@ def _runs(recipe: Recipe, budget: Budget, tick: Tick) -> Iterator[Run]:
         yield from _arms.search_weights(recipe, data, seed, budget, tick)
 
 
-def _explain_maps(model: nn.Module, maps: Mapping[str, fm.Map], say: Print) -> None:
+def _explain_maps(recipe: Recipe, model: nn.Module, maps: Mapping[str, fm.Map], say: Print) -> None:
     """The textbook's f = log on signed weights, as it fails; then the maps that fit, with their error."""
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    name = next(iter(weights))
+    name = next(name for name in weights if name not in recipe.bounded)
     say(f'The textbook map on the weights: fastmap.forward(model["{name}"], "log")')
     try:
         fm.forward(weights[name], "log")
@@ -99,7 +99,7 @@ def _explain_maps(model: nn.Module, maps: Mapping[str, fm.Map], say: Print) -> N
         say(f"  DomainError: {error}")
     worst = max(_round_trip(weight, maps[key]) for key, weight in weights.items())
     count = sum(weight.numel() for weight in weights.values())
-    say(f"A map for signed values: {maps[name]!r} (a scale is the standard deviation of its tensor)")
+    say(f"The map taken: {maps[name]!r} (a scale is the standard deviation of its tensor)")
     say(f"  forward and inverse of all {count} weights: largest error {worst:.3g} ULP (float32)\n")
 
 
@@ -114,23 +114,34 @@ def _print_tables(recipe: Recipe, budget: Budget, runs: list[Run], say: Print, s
         f"Hyperparameters: {budget.method}, {budget.trials} evaluations of {budget.epochs} epochs per arm "
         f"and split; test part, mean of {budget.seeds} splits"
     )
-    print(_report.table(runs, "hyperparameters"))
+    print(_report.table(runs, "hyperparameters", recipe.unit))
     print("\n".join(_report.verdicts(runs, "hyperparameters")))
     say(f"Best of the first split, mapped back: {_best(runs)}")
-    say(HYPERPARAMETER_NOTE)
+    say(_hyperparameter_note(recipe))
     print(
         f"\nWeights: Adam, {budget.steps} full-batch steps, {_arms.RATES_PER_ARM} learning rates "
         f"per arm and split; test part, mean of {budget.seeds} splits"
     )
-    print(_report.table(runs, "weights"))
+    print(_report.table(runs, "weights", recipe.unit))
     print("\n".join(_report.verdicts(runs, "weights")))
-    print(_report.working_rates_line(runs))
+    print(_report.working_rates_line(runs, recipe.unit))
     say(WEIGHT_NOTE.format(map=budget.map))
-    if recipe.positive:
-        say(f"  Positive weights ({', '.join(recipe.positive)}): raw clamps them, the others take Log.")
+    if recipe.bounded:
+        text = ", ".join(f"{name}: {map!r}" for name, map in recipe.bounded.items())
+        say(f"  Weights with bounds have maps of their own ({text}); raw clamps them.")
     if recipe.rows:
         say(f"  This part trains on {recipe.rows} rows of the training part.")
     print(f"\n{seconds:.0f} s in all")
+
+
+def _hyperparameter_note(recipe: Recipe) -> str:
+    logs = [name for name, param in recipe.space.items() if param.map == fm.Log()]
+    others = [
+        f"{param.map!r} for {name}"
+        for name, param in recipe.space.items()
+        if param.map is not None and name not in logs
+    ]
+    return HYPERPARAMETER_NOTE.format(logs=" and ".join(logs), others=", ".join(others))
 
 
 def _best(runs: list[Run]) -> str:

@@ -7,19 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastmap.recipes._arms import Recipe
+from fastmap.recipes._arms import Part, Recipe, Theta, stratified
 
 
-def load() -> tuple[Any, Any]:
+def load(seed: int) -> tuple[Part, Part, Part]:
     """Features and labels."""
     from sklearn.datasets import load_breast_cancer
 
-    return load_breast_cancer(return_X_y=True)
+    features, labels = load_breast_cancer(return_X_y=True)
+    return stratified(features, labels, seed)
 
 
-def model(dropout: float) -> nn.Module:
+def model(theta: Theta) -> nn.Module:
     """The model of the textbook example; its sigmoid is part of the loss."""
-    return nn.Sequential(nn.Linear(30, 10), nn.ReLU(), nn.Dropout(dropout), nn.Linear(10, 1))
+    return nn.Sequential(nn.Linear(30, 10), nn.ReLU(), nn.Dropout(theta["dropout"]), nn.Linear(10, 1))
 
 
 def log_loss(output: Tensor, labels: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def predict(output: Tensor) -> Tensor:
     return (output[:, 0] > 0).long()
 
 
-def optimizer(parameters: Any, theta: dict[str, Any]) -> torch.optim.Optimizer:
+def optimizer(parameters: Any, theta: Theta) -> torch.optim.Optimizer:
     """AdamW; its first beta is the momentum."""
     return torch.optim.AdamW(
         parameters,

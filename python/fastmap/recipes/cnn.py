@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastmap.recipes._arms import Recipe
+import fastmap as fm
+from fastmap.recipes._arms import Part, Recipe, Theta, stratified
 
 
 class Gain(nn.Module):
@@ -21,15 +22,15 @@ class Gain(nn.Module):
         return self.gain * x
 
 
-def load() -> tuple[Any, Any]:
+def load(seed: int) -> tuple[Part, Part, Part]:
     """Images and labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    return images.reshape(-1, 1, 8, 8), labels
+    return stratified(images.reshape(-1, 1, 8, 8), labels, seed)
 
 
-def model(dropout: float) -> nn.Module:
+def model(theta: Theta) -> nn.Module:
     """conv-relu-pool-conv-relu-fc, with a positive gain after each convolution."""
     return nn.Sequential(
         nn.Conv2d(1, 6, 3),
@@ -40,17 +41,17 @@ def model(dropout: float) -> nn.Module:
         Gain(12),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Dropout(dropout),
+        nn.Dropout(theta["dropout"]),
         nn.Linear(12 * 3 * 3, 10),
     )
 
 
 def predict(output: Tensor) -> Tensor:
     """Labels."""
-    return output.argmax(1)
+    return output.argmax(-1)
 
 
-def optimizer(parameters: Any, theta: dict[str, Any]) -> torch.optim.Optimizer:
+def optimizer(parameters: Any, theta: Theta) -> torch.optim.Optimizer:
     """SGD with momentum."""
     return torch.optim.SGD(
         parameters, lr=theta["lr"], momentum=theta["momentum"], weight_decay=theta["weight_decay"]
@@ -58,14 +59,14 @@ def optimizer(parameters: Any, theta: dict[str, Any]) -> torch.optim.Optimizer:
 
 
 RECIPE = Recipe(
-    name="digits",
+    name="cnn",
     title="digits 8x8 (scikit-learn), CNN conv-relu-pool-conv-relu-fc, SGD with momentum",
     load=load,
     model=model,
     log_loss=nn.functional.cross_entropy,
     predict=predict,
     optimizer=optimizer,
-    positive=("1.gain", "5.gain"),
+    bounded={"1.gain": fm.Log(), "5.gain": fm.Log()},
     seeds=5,
     trials=16,
     epochs=4,
