@@ -71,5 +71,6 @@ RECIPE = Recipe(
     epochs=4,
     batch=64,
     steps=40,
+    evaluations=400,
     rows=200,
 )
