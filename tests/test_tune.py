@@ -61,7 +61,9 @@ def test_arms_spend_the_same(tuned):
     for part in ARMS.keys() - {"before"}:
         assert len({run["evaluations"] for run in result["runs"] if run["part"] == part}) == 1
     assert {run["evaluations"] for run in result["runs"] if run["part"] == "hyperparameters"} == {3}
-    curves = [run["curve"] for run in result["runs"] if run["part"] in ("weights, CMA-ES", "weights, evolution")]
+    curves = [
+        run["curve"] for run in result["runs"] if run["part"] in ("weights, CMA-ES", "weights, evolution")
+    ]
     assert len(curves) == 2 * 2 * 3
     for curve in curves:
         assert len(curve) == 20
@@ -126,7 +128,12 @@ def test_same_seed_gives_the_same_numbers(tuned, capsys):
 
 
 def test_textbook_mistake_is_shown_and_tables_are_printed(capsys):
-    assert cli.run(["tune", "--seeds", "1", "--trials", "1", "--epochs", "1", "--steps", "1", "--evaluations", "2"]) == 0
+    assert (
+        cli.run(
+            ["tune", "--seeds", "1", "--trials", "1", "--epochs", "1", "--steps", "1", "--evaluations", "2"]
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
     assert "DomainError: theta: " in out
     assert "outside the domain (0, inf) of Log(low=0.0)" in out

@@ -1,8 +1,8 @@
 """Weights without gradients: separable CMA-ES and differential evolution, in three arms at equal budget.
 
 The arms differ in nothing but the space. raw: one linear box for all weights, which samples are clipped to.
-The tuner's own: the box of each tensor in units of its standard deviation, positive weights on a log scale, as
-those who write such methods advise (Hansen, The CMA evolution strategy: a tutorial, arXiv 1604.00772, B).
+The tuner's own: the box of each tensor in units of its standard deviation, positive weights on a log scale,
+as those who write such methods advise (Hansen, The CMA evolution strategy: a tutorial, arXiv 1604.00772).
 fastmap: the same boxes through the map. Every arm tries the same widths of the box, which are its first step
 too, and keeps the weights with the lowest validation log-loss.
 """
@@ -65,7 +65,9 @@ def search(recipe: Recipe, data: Split, seed: int, budget: Budget, tick: Tick) -
                     loss, space, method=method, budget=budget.evaluations, seed=seed, init=inside, jac=False
                 )
                 found = initial_model(recipe, seed)
-                found.load_state_dict({n: torch.from_numpy(value).float() for n, value in result.best.items()})
+                found.load_state_dict(
+                    {n: torch.from_numpy(value).float() for n, value in result.best.items()}
+                )
                 validation, _ = score(recipe, found, data.validation)
                 records.append(fm.Record(number, {"width": width}, {"width": width}, validation, "COMPLETE"))
                 if best is None or validation < best[0]:

@@ -167,7 +167,11 @@ class Search:
             need("torch", "torch")
         self.budget = _DEFAULT_BUDGET[self._method.gradient] if budget is None else budget
         self.axes = Axes(
-            space, box=self._method.box, gradient=self._method.gradient, plain=self._method.plain
+            space,
+            box=self._method.box,
+            gradient=self._method.gradient,
+            plain=self._method.plain,
+            mixed=self._method.mixed,
         )
         init = dict(init or {})
         check_names("init", init, space)

@@ -12,8 +12,9 @@ from fastmap._extras import need
 from fastmap.search._engine import Calls, Finished, Flat, Setup
 
 _FREE_STEP = 0.3  # the first standard deviation where there is no box, in z
-# cmaes draws again, up to 100 times, until all numbers of a point are in the box, which three standard deviations
-# let happen to 0.997^n of the points. Of more numbers than this, those outside go to the end of their box at once.
+# cmaes draws again, up to 100 times, until all numbers of a point are in the box, which three standard
+# deviations let happen to 0.997^n of the points. Of more numbers than this, those outside go to the end of
+# their box at once.
 _RESAMPLED = 64
 _BOX_STEPS = 6  # and so many of them in a box, as in Optuna
 
