@@ -15,7 +15,7 @@ from fastmap.search import METHODS, Finished
 
 SPACE = fm.Space(lr=fm.Param(1e-6, 1, map="log"), beta=fm.Param(0.5, 0.99999, map="one_minus_log"))
 BLACK_BOX = [name for name, method in METHODS.items() if not method.gradient]
-GRADIENT = [name for name, method in METHODS.items() if method.gradient]
+GRADIENT = [name for name, method in METHODS.items() if method.gradient and not method.mixed]
 SIGNED = fm.Space(w=fm.Param(map=fm.Asinh(0.5), shape=(3, 4)), s=fm.Param(low=0))
 
 
@@ -208,6 +208,122 @@ def test_mixed_spaces_search_scalars_outside_and_arrays_inside() -> None:
     assert fm.minimize(loss, outer, budget=15, seed=0).best["ridge"] < 1e-2
 
 
+MIXED = fm.Space(
+    w=fm.Param(map="asinh", shape=3),
+    rate=fm.Param(1e-4, 1e2, map="log"),
+    n=fm.Param(1, 6, integer=True),
+    s=fm.Param(low=0),
+)
+TARGET = torch.tensor([1.0, -2.0, 0.5])
+
+
+def mixed_loss(theta: dict) -> Any:
+    """Least at w = TARGET, s = 0.5, rate = 0.1, n = 4; it has no gradient in rate and n."""
+    assert type(theta["rate"]) is float
+    assert type(theta["n"]) is int
+    return (
+        ((theta["w"] - TARGET) ** 2).sum()
+        + (theta["s"] - 0.5) ** 2
+        + (math.log10(theta["rate"]) + 1) ** 2
+        + (theta["n"] - 4) ** 2
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"inner": "lbfgs", "steps": 12}, {"inner": "adam", "steps": 25, "betas": (0.8, 0.99)}]
+)
+def test_mixed_spaces_are_searched_outside_and_inside(options: dict, tmp_path: Any) -> None:
+    result = fm.minimize(mixed_loss, MIXED, budget=600, seed=0, lr=0.2, options=options)
+    assert result.method == "mixed"
+    assert "'rate' is a scalar with a box and a map of its own: TPE outside" in result.reason
+    assert "'w' is an array: Adam inside" in result.reason
+    assert result.loss < 0.5
+    assert result.best["n"] == 4
+    torch.testing.assert_close(result.best["w"], TARGET, atol=0.2, rtol=0)
+    assert result.loss == pytest.approx(float(mixed_loss(result.best)), rel=1e-5)
+    assert len(result.history) == 600
+    steps = options.get("steps", 40)
+    choices = [(r.theta["rate"], r.theta["n"]) for r in result.history]
+    if "inner" not in options or options["inner"] == "adam":
+        assert len(set(choices)) == math.ceil(600 / steps)
+        starts = result.history[::steps]
+        assert len(set(choices[:steps])) == 1
+        assert all(torch.equal(r.theta["w"], starts[0].theta["w"]) for r in starts)  # the same start for each
+    else:
+        assert len(set(choices)) >= 600 / steps  # L-BFGS may converge earlier
+    assert list(result.best) == list(MIXED)
+    again = fm.minimize(mixed_loss, MIXED, budget=600, seed=0, lr=0.2, options=options)
+    assert [r.loss for r in again.history] == [r.loss for r in result.history]
+    assert set(result.map_error) == set(MIXED)
+    result.save(tmp_path)
+    assert fm.Result.load(tmp_path).best["n"] == 4
+
+
+def test_mixed_tells_the_tuner_the_best_of_each_choice(monkeypatch: Any) -> None:
+    from fastmap.search._tuner import Tuner
+
+    told: list[tuple[str, float]] = []
+    tell = Tuner.tell
+
+    def spy(self: Any, point: Any, outcome: Any) -> None:
+        told.append((outcome.state, outcome.losses[0]))
+        tell(self, point, outcome)
+
+    monkeypatch.setattr(Tuner, "tell", spy)
+    up = fm.minimize(
+        lambda t: -mixed_loss(t), MIXED, budget=60, seed=0, options={"steps": 20}, direction="maximize"
+    )
+    losses = [r.loss for r in up.history]
+    assert told == [("COMPLETE", max(losses[i : i + 20])) for i in (0, 20, 40)]
+
+    def failing(theta: dict) -> Any:
+        return mixed_loss(theta) * (math.nan if theta["n"] != 4 else 1)
+
+    told.clear()
+    result = fm.minimize(failing, MIXED, budget=200, seed=0, options={"steps": 20})
+    assert result.best["n"] == 4
+    assert {state for state, _ in told} == {"COMPLETE", "FAIL"}
+    failures = sum(r.state == "FAIL" for r in result.history)
+    assert failures == sum(state == "FAIL" for state, _ in told) > 2  # a choice that fails is left at once
+
+
+def test_mixed_with_given_gradients_and_a_start() -> None:
+    space = fm.Space(n=fm.Param(1, 6, integer=True), w=fm.Param(shape=2))
+
+    def loss(theta: dict) -> Any:
+        d = theta["w"] - theta["n"]
+        return float(d @ d) + (theta["n"] - 3) ** 2, {"w": 2 * d, "n": 0.0}
+
+    start = {"n": 5, "w": np.array([4.0, 4.0])}
+    result = fm.minimize(loss, space, jac=True, budget=400, seed=0, lr=0.2, init=start)
+    assert result.method == "mixed"
+    assert "'n' is an integer" in result.reason
+    assert result.history[0].theta["n"] == 5
+    np.testing.assert_array_equal(result.history[0].theta["w"], [4, 4])
+    assert result.best["n"] == 3
+    assert result.loss < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"space": SPACE}, "method: mixed needs a scalar to search outside"),
+        ({"space": SIGNED}, "method: mixed needs a scalar to search outside"),
+        ({"options": {"inner": "gd"}}, "options: inner is one of adam, lbfgs, not 'gd'"),
+        ({"options": {"steps": 0}}, "options: steps must be an integer of at least 1, got 0"),
+        ({"init": {"rate": 1e3}}, "rate: 1000.0 is outside the box"),
+        ({"init": {"w": np.zeros(2)}}, "init: w has shape"),
+        ({"direction": ["minimize", "minimize"]}, "method: mixed takes one objective"),
+    ],
+)
+def test_mixed_refuses_before_the_first_evaluation(arguments: dict, message: str) -> None:
+    def objective(theta: dict) -> Any:
+        pytest.fail("evaluated")
+
+    with pytest.raises(ValueError, match=message):
+        fm.minimize(objective, **{"space": MIXED, "method": "mixed", **arguments})
+
+
 @pytest.mark.parametrize(
     ("arguments", "method", "reason"),
     [
@@ -217,6 +333,14 @@ def test_mixed_spaces_search_scalars_outside_and_arrays_inside() -> None:
         ({"jac": True, "noisy": True}, "adam", "given"),
         ({"space": SIGNED}, "adam", "'w' is an array of 12"),
         ({"space": SIGNED, "noisy": False}, "lbfgs", "no noise"),
+        ({"space": MIXED}, "mixed", "TPE outside"),
+        ({"space": MIXED, "jac": True}, "mixed", "TPE outside"),
+        ({"space": fm.Space(w=fm.Param(shape=2), p=fm.Param(0, 1))}, "adam", "array of 2"),
+        (
+            {"space": fm.Space(w=fm.Param(shape=2), a=fm.Param(1e-3, 1, map="log")), "jac": True},
+            "lbfgs",
+            "given",
+        ),
         ({"space": SIGNED, "jac": False}, "cmaes", "no box"),
         ({"space": fm.Space(w=fm.Param(shape=5000)), "jac": False}, "sep-cmaes", "5000"),
         ({"space": fm.Space(w=fm.Param(shape=200_000)), "jac": False}, "pgpe", "200000"),

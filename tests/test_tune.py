@@ -14,12 +14,19 @@ import fastmap as fm
 from fastmap import cli, maps
 from fastmap.recipes import NAMES
 
-SMALL = ["--seeds", "2", "--trials", "3", "--epochs", "1", "--steps", "3", "--quiet"]
-PICTURES = ("loss_by_trial.png", "loss_over_theta_and_z.png", "weights_by_learning_rate.png")
+SMALL = ["--seeds", "2", "--trials", "3", "--epochs", "1", "--steps", "3", "--evaluations", "20", "--quiet"]
+PICTURES = (
+    "loss_by_trial.png",
+    "loss_over_theta_and_z.png",
+    "weights_by_learning_rate.png",
+    "weights_without_gradients.png",
+)
 ARMS = {
     "before": {"untrained", "default"},
     "hyperparameters": {"raw", "tuner's own", "fastmap"},
     "weights": {"raw", "torch's own", "fastmap"},
+    "weights, CMA-ES": {"raw", "tuner's own", "fastmap"},
+    "weights, evolution": {"raw", "tuner's own", "fastmap"},
 }
 
 
@@ -45,16 +52,25 @@ def test_tune_writes_what_it_promises(tuned):
     for part, arms in ARMS.items():
         assert {run["arm"] for run in result["runs"] if run["part"] == part} == arms
     assert {run["seed"] for run in result["runs"]} == {3, 4}
-    assert len(result["comparisons"]) == 4
+    assert len(result["comparisons"]) == 8
     for comparison in result["comparisons"]:
         assert comparison["low"] <= comparison["mean"] <= comparison["high"]
 
 
 def test_arms_spend_the_same(tuned):
     _, result = tuned
-    for part in ("hyperparameters", "weights"):
+    for part in ARMS.keys() - {"before"}:
         assert len({run["evaluations"] for run in result["runs"] if run["part"] == part}) == 1
     assert {run["evaluations"] for run in result["runs"] if run["part"] == "hyperparameters"} == {3}
+    curves = [
+        run["curve"] for run in result["runs"] if run["part"] in ("weights, CMA-ES", "weights, evolution")
+    ]
+    assert len(curves) == 2 * 2 * 3
+    for curve in curves:
+        assert len(curve) == 20
+        assert curve == sorted(curve, reverse=True)
+    # Every search begins with the initial weights, inside a box that may be narrower than they are.
+    assert max(curve[0] for curve in curves) < 1.2 * min(curve[0] for curve in curves)
 
 
 def test_best_is_the_best_trial_and_trials_hold_both_spaces(tuned):
@@ -113,12 +129,17 @@ def test_same_seed_gives_the_same_numbers(tuned, capsys):
 
 
 def test_textbook_mistake_is_shown_and_tables_are_printed(capsys):
-    assert cli.run(["tune", "--seeds", "1", "--trials", "1", "--epochs", "1", "--steps", "1"]) == 0
+    assert (
+        cli.run(
+            ["tune", "--seeds", "1", "--trials", "1", "--epochs", "1", "--steps", "1", "--evaluations", "2"]
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
     assert "DomainError: theta: " in out
     assert "outside the domain (0, inf) of Log(low=0.0)" in out
     assert "SymLog(scale=" in out
-    assert out.count("before  default") == 2
+    assert out.count("before  default") == 4
     assert "no verdict from one seed" in out
     assert "eval" in err
 
@@ -290,3 +311,26 @@ def test_tune_several_objectives(script, capsys):
     assert capsys.readouterr().out.count("loss = (") == 5
     assert cli.run([*command, "--direction", "minimize"]) == 2
     assert "objective: expected a number, got tuple" in capsys.readouterr().err
+
+
+def test_spaces_of_the_weights_differ_by_map_alone():
+    import torch
+
+    from fastmap.recipes import _arms, _evolution
+    from fastmap.recipes._run import recipe_named
+
+    recipe = recipe_named("cnn")
+    model = _arms.initial_model(recipe, 0)
+    start = {name: weight.detach() for name, weight in model.named_parameters()}
+    maps = _arms.weight_maps(recipe, model, "symlog")
+    raw, own, ours = (_evolution.weight_space(arm, start, maps, 3.0) for arm in _arms.ARMS["weights, CMA-ES"])
+    assert {name: param.box for name, param in own.items()} == {n: p.box for n, p in ours.items()}
+    assert all(param.box_map == maps[name] for name, param in ours.items())
+    assert all(param.box_map == fm.Identity() for param in raw.values())
+    gain = "1.gain"
+    assert own[gain].box_map == ours[gain].box_map == fm.Log()
+    assert own[gain].box == pytest.approx((0.25, 4.0))
+    assert len({p.box for n, p in raw.items() if "gain" not in n}) == 1
+    signed = torch.cat([w.ravel() for n, w in start.items() if "gain" not in n])
+    assert raw["0.weight"].box[1] == pytest.approx(3 * float(signed.std()))
+    assert own["0.weight"].box[1] == pytest.approx(3 * float(start["0.weight"].std(correction=0)))

@@ -109,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument("--seeds", type=_at_least(1), metavar="K", help="how many seeds and splits")
     recipe.add_argument("--epochs", type=_at_least(1), metavar="N", help="of one hyperparameter evaluation")
     recipe.add_argument("--steps", type=_at_least(1), metavar="N", help="gradient steps of one weight search")
+    recipe.add_argument(
+        "--evaluations", type=_at_least(1), metavar="N", help="of one weight search without gradients"
+    )
     recipe.add_argument("--map", metavar="NAME", help="of the signed weights (the recipe's own)")
     tune.set_defaults(command=_tune)
 
@@ -182,7 +185,7 @@ _OWN = (
     "grace",
     "timeout",
 )  # options of the two kinds
-_RECIPE = ("seeds", "epochs", "steps", "map")
+_RECIPE = ("seeds", "epochs", "steps", "evaluations", "map")
 
 
 def _tune(args: argparse.Namespace) -> None:
@@ -285,6 +288,7 @@ def _tune_recipe(args: argparse.Namespace) -> None:
         steps=args.steps or recipe.steps,
         method="tpe" if args.method == "auto" else args.method,
         map=args.map or recipe.map,
+        evaluations=args.evaluations or recipe.evaluations,
     )
     tune(recipe, budget, out=args.out, quiet=args.quiet)
 

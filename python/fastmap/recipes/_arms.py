@@ -30,6 +30,12 @@ Tick = Callable[[str], None]
 
 HYPERPARAMETER_ARMS = ("raw", "tuner's own", "fastmap")
 WEIGHT_ARMS = ("raw", "torch's own", "fastmap")
+EVOLUTION = {"weights, CMA-ES": "sep-cmaes", "weights, evolution": "de"}  # parts without gradients: methods
+ARMS = {
+    "hyperparameters": HYPERPARAMETER_ARMS,
+    "weights": WEIGHT_ARMS,
+    **dict.fromkeys(EVOLUTION, HYPERPARAMETER_ARMS),
+}
 LEARNING_RATES = (0.002, 0.004, 0.008, 0.016, 0.032)
 # Then two more around the best of the grid: the good rates of the mapped arms form a narrow valley, and
 # a grid alone would compare how well its points happen to hit the valleys.
@@ -64,6 +70,7 @@ class Recipe:
     epochs: int  # of one hyperparameter evaluation
     batch: int
     steps: int  # of one search of the weights
+    evaluations: int = 0  # of one search of the weights without gradients; 0: none
     rows: int | None = None  # how many training rows the search of the weights takes; None: all
     bounded: Mapping[str, CatalogMap] = field(default_factory=dict)  # weights with bounds, and their maps
     map: str = "symlog"  # of the other weights
@@ -83,6 +90,7 @@ class Budget:
     steps: int
     method: str  # "tpe" or "random"
     map: str  # of the signed weights
+    evaluations: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class Split:
 class Run:
     """One arm on one seed."""
 
-    part: str  # "before", "hyperparameters" or "weights"
+    part: str  # "before" or one of ARMS
     arm: str
     seed: int
     validation_log_loss: float
@@ -113,6 +121,7 @@ class Run:
     seconds: float = 0.0
     best: Theta = field(default_factory=dict)
     records: list[fm.Record] = field(default_factory=list, repr=False)
+    curve: list[float] = field(default_factory=list, repr=False)  # the best loss so far, thinned out
 
     @property
     def failures(self) -> int:

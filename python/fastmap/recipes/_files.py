@@ -11,9 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import fastmap as fm
 from fastmap._extras import need
 from fastmap.recipes._arms import (
+    ARMS,
+    EVOLUTION,
     HYPERPARAMETER_ARMS,
     LEARNING_RATES,
     REFINEMENT,
@@ -39,6 +43,8 @@ def save(
         "loss_over_theta_and_z.png": _loss_over_parameters(recipe, runs),
         "weights_by_learning_rate.png": _loss_by_rate(recipe, runs),
     }
+    if budget.evaluations:
+        figures["weights_without_gradients.png"] = _loss_by_evaluation(recipe, budget, runs)
     paths = [directory / "result.json", directory / "trials.csv", *(directory / name for name in figures)]
     summary = _summary(recipe, budget, runs, maps, seconds)
     paths[0].write_text(json.dumps(_finite(summary), indent=1, allow_nan=False) + "\n")
@@ -186,6 +192,29 @@ def _loss_by_rate(recipe: Recipe, runs: Sequence[Run]) -> Any:
     )
     _plain_log_ticks(axes)
     axes.legend()
+    return figure
+
+
+def _loss_by_evaluation(recipe: Recipe, budget: Budget, runs: Sequence[Run]) -> Any:
+    """The lowest training loss so far of the searches without gradients, per method and arm."""
+    figure = _figure(10.0, 4.5)
+    for axes, part in zip(figure.subplots(1, len(EVOLUTION), sharey=True), EVOLUTION, strict=True):
+        for arm in ARMS[part]:
+            curves = [run.curve for run in select(runs, part, arm)]
+            numbers = np.linspace(1, budget.evaluations, len(curves[0]))
+            for curve in curves:
+                axes.plot(numbers, curve, color=_COLORS[arm], alpha=0.25, linewidth=0.8)
+            mean = np.mean(curves, axis=0)
+            axes.plot(numbers, mean, _STYLES[arm], color=_COLORS[arm], linewidth=2, label=arm)
+        axes.set_yscale("log")
+        axes.set(xlabel="evaluations", title=EVOLUTION[part])
+        _plain_log_ticks(axes)
+        axes.legend()
+    figure.axes[0].set_ylabel("lowest training log-loss so far")
+    figure.suptitle(
+        f"{recipe.name}: weights without gradients, each arm at its best width of the box "
+        f"(thick: mean of {len(curves)} splits)"
+    )
     return figure
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastmap._extras import need
-from fastmap.recipes._arms import HYPERPARAMETER_ARMS, LEARNING_RATES, WEIGHT_ARMS, Run
+from fastmap.recipes._arms import ARMS, LEARNING_RATES, WEIGHT_ARMS, Run
 
 TEST_OVER_TRAIN = 0.2 / 0.8  # of the splits, for the interval; the search saw training and validation parts
 WORKS = 0.1  # a learning rate works if its validation log-loss is within this of the best of all arms
@@ -79,20 +79,20 @@ def paired_interval(differences: Sequence[float], test_over_train: float = 0.0) 
 
 
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
-    """fastmap against the two other arms of both parts."""
+    """fastmap against the two other arms of every part that was run."""
     return [
         compare(runs, part, arm)
-        for part, arms in (("hyperparameters", HYPERPARAMETER_ARMS), ("weights", WEIGHT_ARMS))
+        for part, arms in ARMS.items()
         for arm in arms
-        if arm != "fastmap"
+        if arm != "fastmap" and select(runs, part, arm)
     ]
 
 
 def table(runs: Sequence[Run], part: str, unit: str = "log-loss") -> str:
     """before -> after on the test part, means over the seeds."""
-    arms = HYPERPARAMETER_ARMS if part == "hyperparameters" else WEIGHT_ARMS
     rows = []
-    for stage, stage_part, names in (("before", "before", ("untrained", "default")), ("after", part, arms)):
+    stages = (("before", "before", ("untrained", "default")), ("after", part, ARMS[part]))
+    for stage, stage_part, names in stages:
         for arm in names:
             chosen = select(runs, stage_part, arm)
             difference = ""
@@ -116,8 +116,9 @@ def table(runs: Sequence[Run], part: str, unit: str = "log-loss") -> str:
 
 def verdicts(runs: Sequence[Run], part: str) -> list[str]:
     """One sentence per comparison."""
-    arms = HYPERPARAMETER_ARMS if part == "hyperparameters" else WEIGHT_ARMS
-    return [f"Against {arm}: here {compare(runs, part, arm).verdict}." for arm in arms if arm != "fastmap"]
+    return [
+        f"Against {arm}: here {compare(runs, part, arm).verdict}." for arm in ARMS[part] if arm != "fastmap"
+    ]
 
 
 def working_rates(runs: Sequence[Run]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fastmap as fm
 from fastmap._extras import need
-from fastmap.recipes import _arms, _report
+from fastmap.recipes import _arms, _evolution, _report
 from fastmap.recipes._arms import Budget, Recipe, Run, Tick
 
 Print = Callable[[str], None]
@@ -28,6 +28,10 @@ WEIGHT_NOTE = """\
   raw: Adam on the weights. torch's own: the same maps, as parametrizations of torch operations. fastmap:
   minimize over {map} of the weights. On ordinary weights an elementwise map is close to the identity and
   Adam absorbs most of it: expect no help, or harm."""
+
+EVOLUTION_NOTE = """\
+  raw: one linear box for all weights. tuner's own: each tensor in units of its standard deviation. fastmap:
+  the same through {map}. All three search the same library's z."""
 
 
 def recipe_named(name: str) -> Recipe:
@@ -86,6 +90,7 @@ def _runs(recipe: Recipe, budget: Budget, tick: Tick) -> Iterator[Run]:
         yield from _arms.before(recipe, data, seed, budget.epochs)
         yield from _arms.tune_hyperparameters(recipe, data, seed, budget, tick)
         yield from _arms.search_weights(recipe, data, seed, budget, tick)
+        yield from _evolution.search(recipe, data, seed, budget, tick)
 
 
 def _explain_maps(recipe: Recipe, model: nn.Module, maps: Mapping[str, fm.Map], say: Print) -> None:
@@ -131,6 +136,16 @@ def _print_tables(recipe: Recipe, budget: Budget, runs: list[Run], say: Print, s
         say(f"  Weights with bounds have maps of their own ({text}); raw clamps them.")
     if recipe.rows:
         say(f"  This part trains on {recipe.rows} rows of the training part.")
+    for part, method in _arms.EVOLUTION.items() if budget.evaluations else ():
+        print(
+            f"\nWeights without gradients: {method}, {budget.evaluations} evaluations, "
+            f"{len(_evolution.WIDTHS)} widths of the box per arm and split; test part, mean of "
+            f"{budget.seeds} splits"
+        )
+        print(_report.table(runs, part))
+        print("\n".join(_report.verdicts(runs, part)))
+    if budget.evaluations:
+        say(EVOLUTION_NOTE.format(map=budget.map))
     print(f"\n{seconds:.0f} s in all")
 
 
@@ -164,6 +179,8 @@ def _one_thread() -> Iterator[None]:
 def _progress(recipe: Recipe, budget: Budget, quiet: bool) -> Iterator[Tick]:
     per_seed = len(_arms.HYPERPARAMETER_ARMS) * budget.trials
     per_seed += len(_arms.WEIGHT_ARMS) * _arms.RATES_PER_ARM
+    if budget.evaluations:
+        per_seed += sum(len(_arms.ARMS[part]) for part in _arms.EVOLUTION) * len(_evolution.WIDTHS)
     tqdm = need("tqdm", "search").tqdm
     with tqdm(total=budget.seeds * per_seed, file=sys.stderr, unit="eval", disable=quiet) as bar:
 

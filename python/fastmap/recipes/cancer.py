@@ -57,4 +57,5 @@ RECIPE = Recipe(
     epochs=8,
     batch=32,
     steps=100,
+    evaluations=400,
 )

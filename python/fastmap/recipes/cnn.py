@@ -72,5 +72,6 @@ RECIPE = Recipe(
     epochs=4,
     batch=64,
     steps=40,
+    evaluations=400,
     rows=200,
 )

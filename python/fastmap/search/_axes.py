@@ -54,6 +54,8 @@ class Axes(dict[str, Axis]):
         The method follows gradients: a box without a map is then a constraint with its unconstraining map.
     plain : bool
         theta itself is searched, whatever the maps.
+    mixed : bool
+        The method follows gradients, but not in the parameters of `is_outer`.
 
     Raises
     ------
@@ -62,16 +64,19 @@ class Axes(dict[str, Axis]):
         gradients.
     """
 
-    def __init__(self, space: Space, *, box: bool, gradient: bool, plain: bool = False) -> None:
+    def __init__(
+        self, space: Space, *, box: bool, gradient: bool, plain: bool = False, mixed: bool = False
+    ) -> None:
         super().__init__()
         self.space = space
         for name, param in space.items():
             if plain:
                 param = Param(param.low, param.high, map=Identity(), shape=param.shape, dtype=param.dtype)
-            if space[name].integer and (gradient or param.low is None or param.high is None):
+            outer = mixed and is_outer(param)
+            if space[name].integer and ((gradient and not outer) or param.low is None or param.high is None):
                 raise ValueError(f"{name}: an integer needs low and high, and a method without gradients")
             both = param.low is not None and param.high is not None
-            boxed = box or (both and (param.map is not None or not gradient))
+            boxed = box or outer or (both and (param.map is not None or not gradient))
             if boxed:
                 studies.named_box(name, param)
             self[name] = Axis(name, param, param.box_map if boxed else param.gradient_map, boxed)
@@ -120,6 +125,15 @@ class Axes(dict[str, Axis]):
         for name, value in self.z({**inits, **theta}).items():
             parts[name][...] = value
         return np.concatenate([np.ravel(parts[name]) for name in self])
+
+
+def is_outer(param: Param) -> bool:
+    """Whether "mixed" searches a parameter outside: an integer, or a scalar with a box and a map of its own.
+
+    A box without a map is a constraint, which gradients respect.
+    """
+    boxed = param.low is not None and param.high is not None
+    return not param.shape and boxed and (param.integer or param.map is not None)
 
 
 def check_names(argument: str, theta: Mapping[str, Any], space: Space) -> None:

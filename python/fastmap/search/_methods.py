@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any
 
 from fastmap._extras import need
+from fastmap.search._axes import is_outer
 from fastmap.search._engine import Engine, Setup
 from fastmap.search._gradient import LBFGS, Torch
+from fastmap.search._mixed import Mixed
 from fastmap.search._tuner import Tuner
 from fastmap.search._vector import CMA, DifferentialEvolution, EvolutionStrategy
 from fastmap.space import Space
@@ -42,6 +44,8 @@ class Method:
     carries : bool
         It learns from all trials of its study, or from none: it can go on under other maps. (Others keep a
         state in z that another map makes void.)
+    mixed : bool
+        It searches scalars outside and the rest by gradients.
     """
 
     engine: Callable[[Setup], Engine]
@@ -52,6 +56,7 @@ class Method:
     study: bool = False
     plain: bool = False
     carries: bool = False
+    mixed: bool = False
 
 
 _tuner = partial(Method, box=True, study=True, several=True)
@@ -91,6 +96,7 @@ METHODS: dict[str, Method] = {
     "es": Method(lambda setup: EvolutionStrategy(setup, adaptive=False), ()),
     "lbfgs": Method(LBFGS, ("scipy",), gradient=True),
     "lbfgsb": Method(LBFGS, ("scipy",), gradient=True, plain=True),
+    "mixed": Method(Mixed, ("optuna", "torch"), gradient=True, mixed=True),
     "gd": _descent(_torch("SGD")),
     "adam": _descent(_torch("Adam")),
     "adamw": _descent(_torch("AdamW")),
@@ -120,6 +126,11 @@ def method_named(name: str, space: Space) -> Method:
     if name not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(['auto', *METHODS])}; got {name!r}")
     method = METHODS[name]
+    if method.mixed and len({is_outer(param) for param in space.values()}) < 2:
+        raise ValueError(
+            "method: mixed needs a scalar to search outside (an integer, or a box with a map of its own) and "
+            "a parameter to search by gradients inside"
+        )
     if name == "cmaes":
         if space.size < 2:
             raise ValueError("method: CMA-ES needs at least two numbers")
@@ -140,6 +151,10 @@ def choose(
             return "tpe", f"{objectives} objectives, and {budget or 100} evaluations are few generations"
         return "nsga2", f"{objectives} objectives: the Pareto front by a genetic algorithm"
     arrays = [name for name, param in space.items() if param.shape]
+    outer = [name for name, param in space.items() if is_outer(param)]
+    if arrays and outer and (jac is None or (jac and any(space[name].integer for name in outer))):
+        kind = "an integer" if space[outer[0]].integer else "a scalar with a box and a map of its own"
+        return "mixed", f"{outer[0]!r} is {kind}: TPE outside; {arrays[0]!r} is an array: Adam inside"
     if jac or (jac is None and arrays):
         why = "they are given" if jac else f"{arrays[0]!r} is an array of {space[arrays[0]].size}"
         ends = all(param.map is None for param in space.values())

@@ -62,8 +62,9 @@ def minimize(
         In the boxes of z: "random", "sobol", "tpe", "gp", "cmaes", "nsga2", "ga", "hyperband" and "asha" (TPE
         with pruning), "de" (differential evolution). With boxes or without: "cmaes", "sep-cmaes", "pgpe",
         "es" (for 10⁵ numbers and more). By gradients on z: "lbfgs", "adam", "adamw", "gd" and other
-        optimizers of torch; "lbfgsb" is L-BFGS-B on theta itself. "auto" chooses by gradients, dimension,
-        budget, noise, convexity and the number of objectives; `Result.reason` says which and why.
+        optimizers of torch; "lbfgsb" is L-BFGS-B on theta itself. "mixed": integers, and scalars with a
+        box and a map, by TPE, and the rest by gradients for each choice. "auto" chooses by gradients,
+        dimension, budget, noise, convexity and the number of objectives; `Result.reason` says which and why.
     budget : int, optional
         Evaluations of this call; default `total`, else 100 for black-box methods, 1000 for gradients.
     seed : int, optional

@@ -141,7 +141,7 @@ class Result:
             values = np.asarray([_numpy(point[name]) for point in points])
             if values.dtype.kind != "f":
                 values = values.astype(np.float64)
-            m = param.gradient_map if self.gradient else param.box_map
+            m = param.gradient_map if self.gradient and not param.integer else param.box_map
             result[name] = audit(values if isinstance(self.best, list) else values[0], m)
         return result
 

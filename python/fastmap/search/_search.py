@@ -327,7 +327,11 @@ class Search:
     def _searched(self, space: Space) -> None:
         self.space = space
         self.axes = Axes(
-            space, box=self._method.box, gradient=self._method.gradient, plain=self._method.plain
+            space,
+            box=self._method.box,
+            gradient=self._method.gradient,
+            plain=self._method.plain,
+            mixed=self._method.mixed,
         )
 
     def _choose_maps(self) -> None:

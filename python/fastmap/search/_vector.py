@@ -12,6 +12,10 @@ from fastmap._extras import need
 from fastmap.search._engine import Calls, Finished, Flat, Setup
 
 _FREE_STEP = 0.3  # the first standard deviation where there is no box, in z
+# cmaes draws again, up to 100 times, until all numbers of a point are in the box, which three standard
+# deviations let happen to 0.997^n of the points. Of more numbers than this, those outside go to the end of
+# their box at once.
+_RESAMPLED = 64
 _BOX_STEPS = 6  # and so many of them in a box, as in Optuna
 
 
@@ -37,6 +41,8 @@ class CMA(Flat):
         low, high = ((end - self.centre) / self.scale for end in (self.axes.low, self.axes.high))
         if np.isfinite(low).any() or np.isfinite(high).any():
             options["bounds"] = np.stack([low, high], 1)
+            if self.centre.size > _RESAMPLED:
+                options.setdefault("n_max_resampling", 0)
         self.optimizer = (cmaes.SepCMA if separable else cmaes.CMA)(
             mean=np.zeros(self.centre.size), seed=setup.seed, **options
         )
