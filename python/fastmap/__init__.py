@@ -5,6 +5,7 @@ to search space, `inverse` comes back. See `catalog` for the maps and `minimize`
 """
 
 from fastmap._audit import Audit, audit
+from fastmap._custom import Custom
 from fastmap._errors import DomainError
 from fastmap._functional import (
     forward,
@@ -33,6 +34,7 @@ unconstrain = forward
 __all__ = [
     "Audit",
     "Chain",
+    "Custom",
     "DomainError",
     "Inverse",
     "Map",

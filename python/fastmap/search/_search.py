@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -192,7 +193,10 @@ class Search:
         if self._storage is None:
             if self._method.study:
                 self._study = _tuner.new_study(self.directions)
-                self._study.set_user_attr(_tuner.SPACE, self.space.to_json())
+                with suppress(
+                    TypeError
+                ):  # a map of Python callables, which only what is stored must not have
+                    self._study.set_user_attr(_tuner.SPACE, self.space.to_json())
             return
         kept = self.axes.boxed and self.space.size <= LARGEST_RECORD and not self._method.plain
         if not self._method.study and not kept:
