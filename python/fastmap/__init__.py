@@ -21,6 +21,7 @@ from fastmap._functional import (
 from fastmap._info import __version__, catalog, get_num_threads, info, set_num_threads
 from fastmap._map import Chain, Inverse, Map
 from fastmap._suggest import Suggestion, suggest
+from fastmap._table import Table
 from fastmap._trials import suggest_from
 from fastmap.constraints import default_map, mirror, set_default_map
 from fastmap.maps import *  # noqa: F403 (the classes of the catalog)
@@ -44,6 +45,7 @@ __all__ = [
     "Search",
     "Space",
     "Suggestion",
+    "Table",
     "Trial",
     "__version__",
     "audit",

@@ -63,12 +63,11 @@ class Custom(NumPyMap):
     >>> cube = fm.Custom(lambda t: t**3, np.cbrt, lambda t: 3 * t**2, domain=(0, np.inf))
     """
 
-    __slots__ = ("functions", "tensors", "z_ends")
+    __slots__ = ("functions", "tensors")
 
     names: ClassVar[tuple[str, ...]] = ("forward", "inverse", "jacobian")
     functions: tuple[Function | None, ...]  # in the order of `names`
     tensors: bool
-    z_ends: tuple[float, float]  # z at the lower and at the upper end of the domain
 
     def __init__(
         self,
@@ -100,8 +99,7 @@ class Custom(NumPyMap):
                 f"codomain: forward gives {first:g} and {last:g} at the ends of the domain {theta}, between "
                 "which there is nothing; is the domain right? else give the codomain"
             )
-        set_field(self, "z_ends", (first, last))
-        super().__init__(theta, (min(first, last), max(first, last)))
+        super().__init__(theta, (first, last))
         self._check(points)
 
     def formula(self, op: str, x: Floats) -> Floats:
@@ -115,9 +113,6 @@ class Custom(NumPyMap):
                 )
             return self._autograd(x, slope_of_log=True)
         return self._call(op, x)
-
-    def _image(self, theta: tuple[float, float]) -> tuple[float, float]:
-        return self.z_ends
 
     def _call(self, name: str, x: Floats) -> Floats:
         """One of the callables on an array that it may change, since it is a copy."""

@@ -190,6 +190,10 @@ class Map:
             return Inverse(Map.from_json(rest["of"]))
         if name == "sliced":
             return Sliced(*((Map.from_json(m), tuple(shape)) for m, shape in rest["pieces"]))
+        if name == "table":
+            from fastmap._table import Table
+
+            return Table(**rest)
         params = {key: np.array(value, np.float64) for key, value in rest.items()}
         return type(named(name))(**params)
 
@@ -304,7 +308,7 @@ class Chain(Map):
         flat: list[Map] = []
         for m in map(resolve, maps):
             if m.program is None:
-                raise TypeError(f"maps: {m.noun} cannot be part of a chain")
+                raise TypeError(f"maps: {m.noun} cannot be part of a chain; call one after the other")
             flat += m.maps if isinstance(m, Chain) else (m,)
         object.__setattr__(self, "maps", tuple(flat))
         super().__init__(step for m in flat for step in m.steps)

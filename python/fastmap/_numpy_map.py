@@ -22,17 +22,19 @@ class NumPyMap(Map):
     Formulas see float64; results in other dtypes are rounded once.
     """
 
-    __slots__ = ("ends",)
+    __slots__ = ("theta_ends", "z_ends")
 
     noun: ClassVar[str] = "a map that NumPy evaluates (Custom, Table)"
-    ends: dict[str, tuple[float, float]]  # of the "domain" and the "codomain"
+    theta_ends: tuple[float, float]  # the domain
+    z_ends: tuple[float, float]  # z at both
 
-    def __init__(self, domain: tuple[float, float], codomain: tuple[float, float]) -> None:
+    def __init__(self, theta_ends: tuple[float, float], z_ends: tuple[float, float]) -> None:
         set_field = object.__setattr__
         set_field(self, "steps", ())
         set_field(self, "shape", ())
         set_field(self, "program", None)
-        set_field(self, "ends", {"domain": domain, "codomain": codomain})
+        set_field(self, "theta_ends", theta_ends)
+        set_field(self, "z_ends", z_ends)
 
     @abstractmethod
     def formula(self, op: str, x: Floats) -> Floats:
@@ -40,15 +42,10 @@ class NumPyMap(Map):
 
     @property
     def increasing(self) -> bool:
-        low, high = self._image(self.domain)
-        return low < high
+        return self.z_ends[0] < self.z_ends[1]
 
     def _ends(self, which: str) -> tuple[float, float]:
-        return self.ends[which]
-
-    @abstractmethod
-    def _image(self, theta: tuple[float, float]) -> tuple[float, float]:
-        """z at both ends of the domain."""
+        return self.theta_ends if which == "domain" else (min(self.z_ends), max(self.z_ends))
 
     def _evaluate(self, op: str, x: Floats) -> Floats:
         """Any operation of the engine, from the four formulas."""
@@ -108,7 +105,7 @@ class NumPyMap(Map):
             values = np.where(x == ends[0], at_low, np.where(x == ends[1], at_high, values))
             values = np.clip(values, *_rounded_inwards((low, high), dtype, closed=True))
         elif op == "forward":
-            at_low, at_high = self._image(ends)
+            at_low, at_high = self.z_ends
             values = np.where(x == ends[0], at_low, np.where(x == ends[1], at_high, values))
         return values
 
