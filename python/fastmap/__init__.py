@@ -23,7 +23,7 @@ from fastmap._map import Chain, Inverse, Map
 from fastmap._suggest import Suggestion, suggest
 from fastmap._table import Table
 from fastmap._trials import suggest_from
-from fastmap.constraints import default_map, mirror, set_default_map
+from fastmap.constraints import default_map, mirror, set_default_map, weibull
 from fastmap.maps import *  # noqa: F403 (the classes of the catalog)
 from fastmap.maps import __all__ as _map_names
 from fastmap.search import Record, Result, Search, Trial, minimize
@@ -70,5 +70,6 @@ __all__ = [
     "suggest",
     "suggest_from",
     "unconstrain",
+    "weibull",
 ]
 __all__ += _map_names  # noqa: PLE0605 (a list, whatever the linter can tell)
