@@ -166,6 +166,9 @@ def test_it_is_plain_data():
     assert RISING != FALLING
     with pytest.raises(ValueError, match="read-only"):
         RISING.x[0] = 5
+    theta = torch.linspace(-3, 5, 9)
+    got = torch.ops.fastmap.elementwise(theta, "forward", "theta", json.dumps(RISING.to_json()), 0)
+    assert torch.equal(got, fm.forward(theta, RISING))  # what compiled code calls
 
 
 def test_a_search_by_it(tmp_path):

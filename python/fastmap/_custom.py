@@ -66,7 +66,7 @@ class Custom(NumPyMap):
     __slots__ = ("functions", "tensors")
 
     names: ClassVar[tuple[str, ...]] = ("forward", "inverse", "jacobian")
-    functions: tuple[Function | None, ...]  # in the order of `names`
+    functions: tuple[Any, Any, Any]  # in the order of `names`; without a jacobian None
     tensors: bool
 
     def __init__(
@@ -116,7 +116,7 @@ class Custom(NumPyMap):
 
     def _call(self, name: str, x: Floats) -> Floats:
         """One of the callables on an array that it may change, since it is a copy."""
-        function: Any = self.functions[self.names.index(name)]
+        function = self.functions[self.names.index(name)]
         if self.tensors:
             y = function(need("torch", "torch").from_numpy(x.copy()))
             y = y.detach().numpy() if hasattr(y, "detach") else y
@@ -137,12 +137,11 @@ class Custom(NumPyMap):
         with torch.enable_grad():
             theta = torch.from_numpy(x.copy()).requires_grad_()
             if not slope_of_log:
-                of: Any = forward and forward(theta)
+                of = forward(theta)
             elif jacobian is not None:
                 of = jacobian(theta).abs().log()
             else:
-                z: Any = forward and forward(theta)
-                (slope,) = torch.autograd.grad(z.sum(), theta, create_graph=True)
+                (slope,) = torch.autograd.grad(forward(theta).sum(), theta, create_graph=True)
                 of = slope.abs().log() if slope.requires_grad else None  # a linear map
             if of is None or not of.requires_grad:
                 return np.zeros_like(x)
