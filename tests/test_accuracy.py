@@ -17,7 +17,7 @@ each_case = pytest.mark.parametrize(
     ("entry", "params"), CASES, ids=[f"{e['class_name']}{p}" for e, p in CASES]
 )
 each_dtype = pytest.mark.parametrize("dtype", oracle.DTYPES)
-COMPOSITIONS = ("soft_clip", "sinh_arcsinh", "leaky_relu", "leaky_tanh", "kumaraswamy")
+COMPOSITIONS = ("soft_clip", "sinh_arcsinh", "lambert_w", "leaky_relu", "leaky_tanh", "kumaraswamy")
 TABLE = Path(__file__).with_name("accuracy.json")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mpmath
 import numpy as np
 import pytest
 
@@ -53,3 +54,36 @@ def test_unknown_constraints_and_missing_bounds_are_refused():
         fm.set_default_map("nonpositive", fm.Log)
     with pytest.raises(TypeError):
         fm.default_map("less_than")
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0, 1e-5])
+@pytest.mark.parametrize("shape", [0.5, 1.0, 2.0, 5.0])
+def test_weibull_has_its_digits_in_both_tails(scale, shape):
+    m = fm.weibull(scale, shape)
+    assert (m.domain, m.codomain, m.increasing) == ((0, np.inf), (0, 1), True)
+    theta = scale * np.geomspace(1e-12, 3, 60) ** (1 / shape)
+    with mpmath.workprec(200):
+        u = [(mpmath.mpf(t) / mpmath.mpf(scale)) ** mpmath.mpf(shape) for t in theta]
+        z = np.array([float(-mpmath.expm1(-v)) for v in u])
+        log_det = np.array(
+            [float(mpmath.log(shape / mpmath.mpf(t) * v) - v) for t, v in zip(theta, u, strict=True)]
+        )
+    assert (np.abs(fm.forward(theta, m) - z) <= (2 + shape / 2) * np.spacing(z)).all()
+    np.testing.assert_allclose(fm.inverse(z, m), theta, rtol=1e-14)
+    np.testing.assert_allclose(fm.log_abs_det(theta, m, axis=()), log_det, rtol=1e-14, atol=1e-13)
+
+
+def test_weibull_is_the_exponential_and_rayleighs_distribution():
+    theta = np.linspace(0.1, 9, 50)
+    np.testing.assert_allclose(fm.forward(theta, fm.weibull(3)), -np.expm1(-theta / 3), rtol=1e-15)
+    rayleigh = fm.weibull(2 * np.sqrt(2), 2)
+    np.testing.assert_allclose(fm.forward(theta, rayleigh), -np.expm1(-(theta**2) / 8), rtol=1e-15)
+    rows = fm.weibull([1.0, 2.0], 2)
+    assert fm.forward(np.ones((3, 2)), rows).shape == (3, 2)
+
+
+@pytest.mark.parametrize("bad", [0, -1, np.inf, np.nan])
+@pytest.mark.parametrize("name", ["scale", "shape"])
+def test_weibull_refuses_what_is_not_positive(name, bad):
+    with pytest.raises(ValueError, match=f"{name}: must be positive and finite"):
+        fm.weibull(**{name: bad})

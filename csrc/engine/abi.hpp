@@ -42,9 +42,9 @@ struct MapInfo {
   const char *domain_low, *domain_high;  // open ends, as text in the parameters
   const char *codomain_low, *codomain_high;
   // In the subset of C++ that Python reads too: + - * / log log1p exp expm1 sqrt abs sign sinh cosh tanh asinh
-  // sin cos tan asin atan ndtr, probit(p, q) = ndtri(p / (p + q)), where(condition, yes, no), pi, t (theta), z,
-  // parameters. Tests evaluate these texts to many digits, so a form must not cancel beyond 60 bits in the whole
-  // domain, roots that parameters move aside.
+  // sin cos tan asin atan ndtr, probit(p, q) = ndtri(p / (p + q)), lambertw, where(condition, yes, no), pi,
+  // t (theta), z, parameters. Tests evaluate these texts to many digits, so a form must not cancel beyond 60 bits
+  // in the whole domain, roots that parameters move aside.
   const char* formulas[kOps];
   double ulp[2];  // stated bounds: values, derivatives
   const char* monotone;

@@ -32,6 +32,7 @@ set(FASTMAP_MAPS
     Asinh
     SymLog
     SinhArcsinh
+    LambertW
     LeakyReLU
     LeakyTanh
     Kumaraswamy

@@ -5,6 +5,7 @@ to search space, `inverse` comes back. See `catalog` for the maps and `minimize`
 """
 
 from fastmap._audit import Audit, audit
+from fastmap._custom import Custom
 from fastmap._errors import DomainError
 from fastmap._functional import (
     forward,
@@ -20,8 +21,9 @@ from fastmap._functional import (
 from fastmap._info import __version__, catalog, get_num_threads, info, set_num_threads
 from fastmap._map import Chain, Inverse, Map
 from fastmap._suggest import Suggestion, suggest
+from fastmap._table import Table
 from fastmap._trials import suggest_from
-from fastmap.constraints import default_map, mirror, set_default_map
+from fastmap.constraints import default_map, mirror, set_default_map, weibull
 from fastmap.maps import *  # noqa: F403 (the classes of the catalog)
 from fastmap.maps import __all__ as _map_names
 from fastmap.search import Record, Result, Search, Trial, minimize
@@ -33,6 +35,7 @@ unconstrain = forward
 __all__ = [
     "Audit",
     "Chain",
+    "Custom",
     "DomainError",
     "Inverse",
     "Map",
@@ -42,6 +45,7 @@ __all__ = [
     "Search",
     "Space",
     "Suggestion",
+    "Table",
     "Trial",
     "__version__",
     "audit",
@@ -66,5 +70,6 @@ __all__ = [
     "suggest",
     "suggest_from",
     "unconstrain",
+    "weibull",
 ]
 __all__ += _map_names  # noqa: PLE0605 (a list, whatever the linter can tell)

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastmap import _functional, _native
 from fastmap._functional import Array
-from fastmap._map import Chain, Map, MapLike, resolve
+from fastmap._map import Chain, Map, MapLike, Sliced, resolve
 from fastmap.maps import CLASSES
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -153,7 +153,7 @@ def audit(theta: Array, map: MapLike) -> Audit:
 
 def _blocks(m: Map, x: Any, start: int = 0) -> Iterator[tuple[Map, Any, int]]:
     """x in contiguous blocks with their maps and where they start in its C order."""
-    if m.program is None:
+    if isinstance(m, Sliced):
         for part, index, shape in m.parts():
             offset = index.start if isinstance(index, slice) else 0
             yield from _blocks(part, _native.view(x, index, shape), start + offset)

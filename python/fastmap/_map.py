@@ -43,7 +43,8 @@ class Map:
     _hash: int
     steps: tuple[Step, ...]  # the elementary maps that theta passes, in order
     shape: tuple[int, ...]  # what the parameters broadcast to; () if all are numbers
-    program: _core.Program | None  # what the engine runs; None: one per part
+    program: _core.Program | None  # what the engine runs; None: one per part, or NumPy evaluates the map
+    noun: ClassVar[str] = "a map"
 
     def __init__(self, steps: Iterable[Step]) -> None:
         set_field = object.__setattr__
@@ -189,6 +190,10 @@ class Map:
             return Inverse(Map.from_json(rest["of"]))
         if name == "sliced":
             return Sliced(*((Map.from_json(m), tuple(shape)) for m, shape in rest["pieces"]))
+        if name == "table":
+            from fastmap._table import Table
+
+            return Table(**rest)
         params = {key: np.array(value, np.float64) for key, value in rest.items()}
         return type(named(name))(**params)
 
@@ -303,7 +308,7 @@ class Chain(Map):
         flat: list[Map] = []
         for m in map(resolve, maps):
             if m.program is None:
-                raise TypeError("maps: a space cannot be part of a chain")
+                raise TypeError(f"maps: {m.noun} cannot be part of a chain; call one after the other")
             flat += m.maps if isinstance(m, Chain) else (m,)
         object.__setattr__(self, "maps", tuple(flat))
         super().__init__(step for m in flat for step in m.steps)
@@ -347,7 +352,7 @@ class Inverse(Map):
     def __init__(self, map: MapLike) -> None:
         object.__setattr__(self, "of", resolve(map))
         if self.of.program is None:
-            raise TypeError("map: a space has no inverse as a map; call inverse with it")
+            raise TypeError(f"map: {self.of.noun} has no inverse as a map; call inverse with it")
         super().__init__((n, not inverted, values) for n, inverted, values in reversed(self.of.steps))
 
     @property
@@ -372,6 +377,7 @@ class Sliced(Map):
 
     __slots__ = ("pieces",)
 
+    noun = "a space"
     pieces: tuple[tuple[Map, tuple[int, ...]], ...]  # in the order of the slices, with their shapes
 
     def __init__(self, *pieces: tuple[Map, tuple[int, ...]]) -> None:

@@ -5,6 +5,7 @@ Every check that can refuse a call is made here, before the engine writes anythi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from fastmap import _core
 from fastmap._errors import DomainError
-from fastmap._map import Index, Map
+from fastmap._map import Index, Map, Sliced
+from fastmap._numpy_map import NumPyMap
 
 FloatArray: TypeAlias = NDArray[Any]
 Invalid: TypeAlias = Literal["raise", "nan", "clip"]
@@ -91,7 +93,7 @@ def apply_all(
     grad_argument: str = "grad",
 ) -> None:
     """`apply` for many buffers in one native call: rows of (argument, map, x, grad, out)."""
-    segments, parts = [], []
+    segments, parts, evaluated = [], [], []
     for name, map, x, grad, out in rows:
         _refuse_partial_overlap(x, out, name)
         if grad is not None:
@@ -99,7 +101,12 @@ def apply_all(
         for m, index, shape in _parts(map, x, name):
             part = view(x, index, shape)
             part_grad = None if grad is None else view(grad, index, shape)
-            segments.append(_segment(m, name, part, part_grad, view(out, index, shape)))
+            part_out = view(out, index, shape)
+            if isinstance(m, NumPyMap):
+                _refuse_invalid(m, part, op, policy, name, index)
+                evaluated.append((m, part, part_grad, part_out))
+                continue
+            segments.append(_segment(m, name, part, part_grad, part_out))
             parts.append((m, part, name, index))
     if len(rows) > 1:
         _refuse_overlap_between(rows)
@@ -107,6 +114,8 @@ def apply_all(
     if count:
         m, part, name, index = parts[number]
         raise _domain_error(m, part, count, first, name, op, index)
+    for numpy_map, part, part_grad, part_out in evaluated:
+        numpy_map.apply(op, part, part_grad, part_out, policy)
 
 
 def log_det(
@@ -129,29 +138,51 @@ def log_det(
     if out is not None:
         _refuse_partial_overlap(x, out, argument)
     parts, kept = _parts(map, x, argument), [i for i in range(x.ndim) if i not in axes]
-    order = [*kept, *axes] if map.program is not None else None  # what is summed comes last
-    sums = np.empty([x.shape[i] for i in kept] if len(parts) == 1 else len(parts), np.float64)
-    segments = []
-    for m, index, shape in parts:
+    order = None if isinstance(map, Sliced) else [*kept, *axes]  # what is summed comes last
+    shape_of_sums = [len(parts)] if order is None else [x.shape[i] for i in kept]
+    rows = math.prod(shape_of_sums) // len(parts)
+    sums = np.empty((len(parts), rows))
+    native, segments = [], []
+    for number, (m, index, shape) in enumerate(parts):
+        part = view(x, index, shape)
         part_out = None if out is None else view(out, index, shape)
-        segments.append(_segment(m, argument, view(x, index, shape), None, part_out, order))
-    rows = sums.size // len(parts)
+        if isinstance(m, NumPyMap):
+            _refuse_invalid(m, part, op, policy, argument, index)
+            sums[number] = m.sums(op, part if order is None else part.transpose(order), rows, policy)
+        else:
+            segments.append(_segment(m, argument, part, None, part_out, order))
+            native.append(number)
+    found = sums if len(native) == len(parts) else np.empty((len(native), rows))
     number, count, first = _core.log_det(
-        _core.OPS[op], segments, rows, _pointer(sums), _core.OPS[value_op], policy
+        _core.OPS[op], segments, rows, _pointer(found), _core.OPS[value_op], policy
     )
     if count:
-        m, index, shape = parts[number]
+        m, index, shape = parts[native[number]]
         if order:
             moved = np.unravel_index(first, [x.shape[i] for i in order])
             where = [int(i) for _, i in sorted(zip(order, moved, strict=True))]
             first = int(np.ravel_multi_index(where, x.shape))
         raise _domain_error(m, view(x, index, shape), count, first, argument, op, index)
-    return sums if len(parts) == 1 else np.array(sum(sums.tolist()))
+    if found is not sums:
+        sums[native] = found
+        for m, index, shape in parts:
+            if isinstance(m, NumPyMap) and out is not None:
+                m.apply(value_op, view(x, index, shape), None, view(out, index, shape), policy)
+    return sums.reshape(shape_of_sums) if order is not None else np.array(sum(sums.ravel().tolist()))
+
+
+def _refuse_invalid(m: NumPyMap, part: FloatArray, op: str, policy: int, argument: str, index: Index) -> None:
+    """Everything for which the native engine refuses a buffer, for a map that it does not run."""
+    if part.dtype == BFLOAT16:
+        raise TypeError(f"{argument}: bfloat16 is not supported by {m.noun}; use float32")
+    count, first = m.invalid(op, part, policy)
+    if count:
+        raise _domain_error(m, part, count, first, argument, op, index)
 
 
 def _parts(map: Map, x: FloatArray, argument: str) -> list[tuple[Map, Index, tuple[int, ...] | None]]:
     """The parts of a map that fit the buffer."""
-    if map.program is None and x.shape != map.shape:
+    if isinstance(map, Sliced) and x.shape != map.shape:
         raise ValueError(f"{argument}: shape {x.shape} differs from {map.shape} of the space")
     return map.parts()
 

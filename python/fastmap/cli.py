@@ -424,7 +424,24 @@ def catalog_markdown() -> str:
             "",
             *(f"- {label} = `{formulas[op]}`" for op, label in _LABELS.items()),
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_OUTSIDE])
+
+
+_OUTSIDE = (
+    "",
+    "## Maps outside the catalog",
+    "",
+    "No bound is stated for them: `fm.audit` measures what they cost on your data.",
+    "",
+    "- `Chain(a, b)`, `m.inv`, `mirror(m)`: of maps of the catalog, in one native pass.",
+    "- `weibull(scale, shape)`: the distribution function of Weibull, a chain; with shape 1 that of the",
+    "  exponential distribution, with shape 2 Rayleigh's.",
+    "- `Table(x, y, slopes=None)`: a monotonic rational-quadratic spline through knots, linear beyond them;",
+    "  `Table.from_samples(samples)` puts the knots at quantiles of data. NumPy evaluates it, with the same",
+    "  bits everywhere; it is no part of chains and native steps.",
+    "- `Custom(forward, inverse, jacobian=None, domain=...)`: Python callables, checked numerically when it",
+    "  is made. As `Table`, and it has no JSON form.",
+)
 
 
 _LABELS = {

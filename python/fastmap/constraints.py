@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from fastmap._map import Chain, Map, MapLike, resolve
-from fastmap.maps import Affine, Identity, Interval, Softplus
+from fastmap.maps import Affine, Identity, Interval, OneMinusLog, Power, Softplus
 
 Factory: TypeAlias = Callable[..., MapLike]  # from the bounds of the constraint to a map
 
@@ -22,6 +24,33 @@ def mirror(map: MapLike) -> Chain:
     """
     negation = Affine(scale=-1)
     return Chain(negation, resolve(map), negation)
+
+
+def weibull(scale: Any = 1.0, shape: Any = 1.0) -> Chain:
+    """The distribution function of Weibull: z = 1 - exp(-(theta / scale)^shape), from (0, inf) onto (0, 1).
+
+    With shape 1 it is that of the exponential distribution, with shape 2 and scale ``sqrt(2) * s`` that of
+    Rayleigh's with scale s. A chain of `Affine`, `Power` and `OneMinusLog` backwards has all digits in both
+    tails of theta; dividing by scale is rounded, of which the power makes shape / 2 ULP.
+
+    Parameters
+    ----------
+    scale, shape : float or array_like
+        Positive.
+
+    Raises
+    ------
+    ValueError
+        A parameter that is not positive and finite.
+
+    Examples
+    --------
+    >>> exponential, rayleigh = fm.weibull(scale=3), fm.weibull(scale=2**0.5, shape=2)
+    """
+    for name, value in (("scale", scale), ("shape", shape)):
+        if not np.all((np.asarray(value) > 0) & np.isfinite(value)):
+            raise ValueError(f"{name}: must be positive and finite, got {value}")
+    return Chain(Affine(scale=scale), Power(shape), OneMinusLog().inv)
 
 
 _factories: dict[str, Factory] = {

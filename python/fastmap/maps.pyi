@@ -144,6 +144,10 @@ class SinhArcsinh(CatalogMap):
     tailweight: Value
     def __init__(self, skewness: ArrayLike = 0.0, tailweight: ArrayLike = 1.0) -> None: ...
 
+class LambertW(CatalogMap):
+    tailweight: Value
+    def __init__(self, tailweight: ArrayLike = 0.5) -> None: ...
+
 class LeakyReLU(CatalogMap):
     slope: Value
     def __init__(self, slope: ArrayLike = 0.01) -> None: ...
@@ -173,6 +177,7 @@ __all__ = [
     "Identity",
     "Interval",
     "Kumaraswamy",
+    "LambertW",
     "LeakyReLU",
     "LeakyTanh",
     "Log",

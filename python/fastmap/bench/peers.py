@@ -297,6 +297,8 @@ def formula(m: CatalogMap, direction: str, library: ModuleType) -> Callable[[Any
     scope["ndtr"] = getattr(special, "ndtr", None)
     if special is not None:
         scope["probit"] = lambda p, q: special.ndtri(p / (p + q))
+    if hasattr(special, "lambertw"):
+        scope["lambertw"] = lambda x: special.lambertw(x).real
     variable = "t" if direction == "forward" else "z"
     text = m.entry["formulas"][direction]
     if text == variable:  # the identity: a copy
@@ -316,7 +318,7 @@ def _numexpr_text(m: CatalogMap, direction: str) -> str:
     """The catalog's formula in the words of numexpr, of the variable x; empty if it lacks one."""
     variable = "t" if direction == "forward" else "z"
     text = re.sub(rf"\b{variable}\b", "x", m.entry["formulas"][direction])
-    if "ndtr" in text or "probit" in text:
+    if any(name in text for name in ("ndtr", "probit", "lambertw")):
         return ""
     text = re.sub(r"\ba(sinh|sin|tan)\b", r"arc\1", text.replace("pi", repr(math.pi)))
     return text.replace("sign(x)", "where(x < 0, -1, 1)")

@@ -238,7 +238,10 @@ class Search:
         if self._storage is None:
             if self._method.study:
                 self._study = _tuner.new_study(self.directions)
-                self._study.set_user_attr(_tuner.SPACE, self.space.to_json())
+                with suppress(
+                    TypeError
+                ):  # a map of Python callables, which only what is stored must not have
+                    self._study.set_user_attr(_tuner.SPACE, self.space.to_json())
             return
         kept = self.axes.boxed and self.space.size <= LARGEST_RECORD and not self._method.plain
         if not self._method.study and not kept:

@@ -13,6 +13,7 @@ from fastmap import _core, _native, _shards
 from fastmap._errors import DomainError
 from fastmap._functional import forward, inverse, inverse_jacobian, jacobian
 from fastmap._map import Map, MapLike, resolve
+from fastmap._numpy_map import NumPyMap
 from fastmap._shards import is_sharded
 from fastmap.torch._rows import RowSurgery, own_counts
 
@@ -153,6 +154,11 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         """Add parameters, with options of their own; see torch. Their z is f(theta) now."""
         group = dict(param_group)
         group["map"] = resolve("identity" if (m := group.get("map", self.defaults["map"])) is None else m)
+        if isinstance(group["map"], NumPyMap):
+            raise TypeError(
+                f"map: {type(group['map']).__name__} has no native step; use fastmap.torch.Mapped, which "
+                "wraps an optimizer of torch"
+            )
         if group["map"].program is None:
             raise TypeError("map: a Space maps a flat buffer; give each parameter the map of its own")
         self._check({**self.defaults, **group})
