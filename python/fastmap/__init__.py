@@ -19,6 +19,7 @@ from fastmap._functional import (
 )
 from fastmap._info import __version__, catalog, get_num_threads, info, set_num_threads
 from fastmap._map import Chain, Inverse, Map
+from fastmap._structured import StructuredMap
 from fastmap._suggest import Suggestion, suggest
 from fastmap._trials import suggest_from
 from fastmap.constraints import default_map, mirror, set_default_map
@@ -26,6 +27,8 @@ from fastmap.maps import *  # noqa: F403 (the classes of the catalog)
 from fastmap.maps import __all__ as _map_names
 from fastmap.search import Record, Result, Search, Trial, minimize
 from fastmap.space import Param, Space
+from fastmap.structured import *  # noqa: F403 (the classes of their catalog)
+from fastmap.structured import __all__ as _structured_names
 
 constrain = inverse
 unconstrain = forward
@@ -41,6 +44,7 @@ __all__ = [
     "Result",
     "Search",
     "Space",
+    "StructuredMap",
     "Suggestion",
     "Trial",
     "__version__",
@@ -67,4 +71,4 @@ __all__ = [
     "suggest_from",
     "unconstrain",
 ]
-__all__ += _map_names  # noqa: PLE0605 (a list, whatever the linter can tell)
+__all__ += [*_map_names, *_structured_names]  # noqa: PLE0605 (a list, whatever the linter can tell)

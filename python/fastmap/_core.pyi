@@ -25,6 +25,23 @@ def log_det(
     op: int, segments: list[Segment], rows: int, sums: int, value_op: int, policy: int
 ) -> tuple[int, int, int]: ...
 
+def structured_catalog() -> list[dict[str, Any]]: ...
+def structured_z_size(map: int, n: int) -> int: ...
+
+# buffers: x, direction, grad, out, each (pointer, strides of the leading axes, strides of a row) or None. The
+# last two are pointers to one float64 per row, or 0. Returns how many rows were refused, and the first of them.
+def run_structured(
+    map: int,
+    op: int,
+    tangent: bool,
+    dtype: int,
+    leading: tuple[int, ...],
+    n: int,
+    buffers: list[Any],
+    grad_log_det: int,
+    log_det: int,
+) -> tuple[int, int]: ...
+
 class Stepper:
     # rows: program, parameter row strides, group, theta, gradient, z, moments or None. groups: rule, gradient
     # mode, clamp low, high, decay space, decoupled, weight decay, maximize, lr, beta1, beta2, eps, dampening,

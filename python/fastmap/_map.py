@@ -440,7 +440,7 @@ class Mapped(Protocol):
 
 MapLike: TypeAlias = Map | Mapped | str
 
-_by_name: dict[str, CatalogMap] = {}  # every name that functions accept, with default parameters
+_by_name: dict[str, Map] = {}  # every name that functions accept, with default parameters
 
 
 def build_classes() -> Iterator[type[CatalogMap]]:
@@ -489,7 +489,12 @@ def add_alias(alias: str, name: str) -> None:
     _by_name[alias] = _by_name[name]
 
 
-def named(name: str) -> CatalogMap:
+def register(map: Map) -> None:
+    """Let functions accept a map by its name."""
+    _by_name[map.name] = map
+
+
+def named(name: str) -> Map:
     """The map of that name with default parameters."""
     try:
         return _by_name[name]

@@ -44,7 +44,7 @@ def elementwise(op: str, argument: str, x: Tensor, map: Map, out: Tensor | None,
         result = torch.ops.fastmap.elementwise(x, op, argument, _text(map), policy)
         return result if out is None else out.copy_(result)
     if tracked(x):
-        _refuse_out(out, argument)
+        refuse_out(out, argument)
         return _Elementwise.apply(x, op, argument, map, policy)
     return _apply(op, argument, x, map, out, policy)
 
@@ -92,7 +92,7 @@ def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None, policy: i
     if grad_theta.shape != z.shape:
         raise ValueError(f"grad_theta: shape {tuple(grad_theta.shape)} differs from {tuple(z.shape)} of z")
     if torch.compiler.is_compiling() or tracked(z) or tracked(grad_theta):
-        _refuse_out(out, "z")
+        refuse_out(out, "z")
         return grad_theta * elementwise("inverse_jacobian", "z", z, map, None, policy)
     return _apply("inverse_jacobian", "z", z, map, out, policy, grad_theta, "grad_theta")
 
@@ -266,7 +266,7 @@ def tracked(x: Tensor) -> bool:
     )
 
 
-def _refuse_out(out: Tensor | None, argument: str) -> None:
+def refuse_out(out: Tensor | None, argument: str) -> None:
     if out is not None:
         raise RuntimeError(f"out: cannot be used while {argument} requires grad")
 
@@ -391,12 +391,17 @@ def output(out: Any, like: Tensor, argument: str) -> Tensor:
     if not isinstance(out, Tensor):
         kind = type(out).__name__
         raise TypeError(f"out: expected a torch tensor as {argument} is one, got {kind}")
+    refuse_output(out)
+    _native.as_output(memory(out, "out"), memory(like, argument), argument)
+    return out
+
+
+def refuse_output(out: Tensor) -> None:
+    """Refuse a tensor that autograd does not let anyone write into."""
     if out.requires_grad:
         raise RuntimeError("out: requires grad; write into out.detach() or under no_grad")
     if torch.is_inference(out) and not torch.is_inference_mode_enabled():
         raise RuntimeError("out: is an inference tensor")
-    _native.as_output(memory(out, "out"), memory(like, argument), argument)
-    return out
 
 
 def written(result: Tensor) -> None:

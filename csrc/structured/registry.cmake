@@ -1,0 +1,4 @@
+# Every structured map, one name per line: csrc/structured/<name>.hpp holds it. The order is the catalog's.
+set(FASTMAP_STRUCTURED
+    Simplex
+    SumToZero)

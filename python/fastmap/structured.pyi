@@ -1,0 +1,6 @@
+from fastmap._structured import StructuredMap
+
+class Simplex(StructuredMap): ...
+class SumToZero(StructuredMap): ...
+
+__all__ = ["Simplex", "SumToZero"]
