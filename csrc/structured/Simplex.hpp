@@ -67,7 +67,7 @@ struct Simplex {
         r.n, r.lanes, r.pairs(0, 1), [=](std::size_t i, std::size_t l) { return r.z[r.at(i) + l]; },
         [=](std::size_t i, std::size_t l, HiLo<S> x) {
           a.set(r.at(i) + l, x);
-          most[l] = select(rows::real(x.hi) > rows::real(most[l]), x.hi, most[l]);
+          most[l] = select(real(x.hi) > real(most[l]), x.hi, most[l]);
         });
     rows::each(r.lanes, [=](std::size_t l) { sum.set(l, {S(0), S(0)}); });
     for (std::size_t i = 0; i < r.n; ++i)
@@ -85,7 +85,7 @@ struct Simplex {
     const S n = rows::whole<S>(r.n);
     rows::each(r.lanes, [=](std::size_t l) {
       const HiLo<S> p = multiply(rows::log(sum[l]) + most[l], n);
-      r.log_det[l] = rows::value(root - fast_two_sum(p.hi, p.lo));
+      r.log_det[l] = rows::value(root - normalised(p));
     });
   }
   template <class S> static void forward_pullback(const rows::Rows<S>& r) {

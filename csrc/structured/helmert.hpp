@@ -16,8 +16,8 @@ FM_INLINE void helmert(std::size_t n, std::size_t lanes, Pairs<S> sum, const In&
     const S weight = whole<S>(i);
     each(lanes, [=, &z, &out](std::size_t l) {
       const HiLo<S> w = divide(HiLo<S>{z(i - 1, l), S(0)}, scale), p = multiply(w, weight);
-      out(i, l, sum[l] - fast_two_sum(p.hi, p.lo));
-      sum.set(l, sum[l] + fast_two_sum(w.hi, w.lo));
+      out(i, l, sum[l] - normalised(p));
+      sum.set(l, sum[l] + normalised(w));
     });
   }
   each(lanes, [=, &out](std::size_t l) { out(0, l, sum[l]); });
@@ -33,7 +33,7 @@ FM_INLINE void helmert_transposed(std::size_t n, std::size_t lanes, Pairs<S> sum
     const S weight = whole<S>(i);
     each(lanes, [=, &theta, &out](std::size_t l) {
       const HiLo<S> t = theta(i, l), p = multiply(t, weight);
-      const HiLo<S> q = divide(sum[l] - fast_two_sum(p.hi, p.lo), scale);
+      const HiLo<S> q = divide(sum[l] - normalised(p), scale);
       out(i - 1, l, value(q));
       sum.set(l, sum[l] + t);
     });

@@ -34,11 +34,15 @@ template <class T> FM_INLINE Dual<T> fma(Dual<T> a, Dual<T> b, Dual<T> c) {
   return {fma(a.v, b.v, c.v), fma(a.v, b.d, fma(a.d, b.v, c.d))};
 }
 
-// Normalised sums.
-template <class S> FM_INLINE HiLo<S> operator+(HiLo<S> a, HiLo<S> b) {
-  const HiLo<S> s = add(a, b);
-  return fast_two_sum(s.hi, s.lo);
+FM_INLINE float real(float x) { return x; }
+FM_INLINE double real(double x) { return x; }
+template <class T> FM_INLINE T real(Dual<T> x) { return x.v; }
+
+// Sums with |lo| <= ulp(hi) / 2, and no lo where hi is infinite.
+template <class S> FM_INLINE HiLo<S> normalised(HiLo<S> x) {
+  return select(is_finite(real(x.hi)), fast_two_sum(x.hi, x.lo), HiLo<S>{x.hi, S(0)});
 }
+template <class S> FM_INLINE HiLo<S> operator+(HiLo<S> a, HiLo<S> b) { return normalised(add(a, b)); }
 template <class S> FM_INLINE HiLo<S> operator+(HiLo<S> a, S b) {
   return a + HiLo<S>{b, S(0)};
 }
@@ -54,14 +58,12 @@ template <class T> struct RealOf<Dual<T>> {
 };
 template <class S> using Real = typename RealOf<S>::Type;
 
-FM_INLINE float real(float x) { return x; }
-FM_INLINE double real(double x) { return x; }
-template <class T> FM_INLINE T real(Dual<T> x) { return x.v; }
-
 // hi + lo, also where an infinite hi has left no lo.
 template <class S> FM_INLINE S value(HiLo<S> x) { return select(is_finite(real(x.hi)), x.hi + x.lo, x.hi); }
 
-template <class T> FM_INLINE HiLo<T> log(HiLo<T> x) { return math::log_parts<Path::exact>(x); }
+template <class T> FM_INLINE HiLo<T> log(HiLo<T> x) {
+  return normalised(math::log_parts<Path::exact>(x));
+}
 template <class T> FM_INLINE HiLo<Dual<T>> log(HiLo<Dual<T>> x) {
   const HiLo<T> r = log(HiLo<T>{x.hi.v, x.lo.v});
   return {{r.hi, (x.hi.d + x.lo.d) / x.hi.v}, {r.lo, 0}};
@@ -82,6 +84,17 @@ template <class T> FM_INLINE HiLo<Dual<T>> sqrt(HiLo<Dual<T>> x) {
   return {{r.hi, (x.hi.d + x.lo.d) / (2 * r.hi)}, {r.lo, 0}};
 }
 template <class S> FM_INLINE S sqrt(S x) { return value(sqrt(HiLo<S>{x, S(0)})); }
+template <class T> FM_INLINE T asinh(HiLo<T> x) { return value(math::asinh_parts<Path::exact>(x)); }
+template <class T> FM_INLINE Dual<T> asinh(HiLo<Dual<T>> x) {
+  const T v = x.hi.v;
+  return {asinh(HiLo<T>{v, x.lo.v}), (x.hi.d + x.lo.d) / FM_ISA::sqrt(fma(v, v, T(1)))};
+}
+FM_INLINE float tanh(float x) { return math::tanh<Path::exact>(x); }
+FM_INLINE double tanh(double x) { return math::tanh<Path::exact>(x); }
+template <class T> FM_INLINE Dual<T> tanh(Dual<T> x) {
+  const T e = exp(-FM_ISA::abs(x.v)), sech = 2 * e / fma(e, e, T(1));
+  return {tanh(x.v), sech * sech * x.d};
+}
 FM_INLINE float abs(float x) { return FM_ISA::abs(x); }
 FM_INLINE double abs(double x) { return FM_ISA::abs(x); }
 template <class T> FM_INLINE Dual<T> abs(Dual<T> x) { return select(is_negative(x.v), -x, x); }

@@ -244,7 +244,7 @@ def output(
 ) -> FloatArray:
     if out is None:
         return np.empty(shape, like.dtype)
-    result = _native.asoutput(out, np.broadcast_to(like.dtype.type(0), shape), f"the result for {argument}")
+    result = _native.as_output(out, np.broadcast_to(like.dtype.type(0), shape), f"the result for {argument}")
     for given in (like, *inputs):
         if np.may_share_memory(result, given):
             raise ValueError(f"out: overlaps {argument} or a gradient; rows are not mapped in place")
