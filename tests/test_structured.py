@@ -18,6 +18,8 @@ from torch import Tensor
 import fastmap as fm
 from fastmap import _core, _structured
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward mode
+
 MAPS = [cls() for cls in _structured.CLASSES.values()]
 SIZES = (2, 3, 4, 7)  # n of theta, also of the side of a matrix
 
@@ -109,7 +111,10 @@ def test_z_comes_back(m: fm.StructuredMap, dtype: Any) -> None:
     back = fm.forward(fm.inverse(z, m), m)
     assert back.dtype == dtype
     assert back.shape == z.shape
-    np.testing.assert_allclose(back, z, rtol=0, atol=2000 * np.finfo(dtype).eps)
+    lost = (
+        1e5 if m.name == "positive_definite" else 2e3
+    )  # a factor is as well known as its matrix is conditioned
+    np.testing.assert_allclose(back, z, rtol=0, atol=lost * np.finfo(dtype).eps)
 
 
 @every_map
@@ -139,7 +144,9 @@ def test_gradients_to_second_order(m: fm.StructuredMap, n: int) -> None:
     assert torch.autograd.gradcheck(lambda z: both(z, m, False), (z,), check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda z: both(z, m, False), (z,))
     shape = (2, n) if m.entry["theta_axes"] == 1 else (2, n, n)
-    free = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    free = torch.randn(
+        shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
     forward = lambda free: both(on_domain(m, free), m, True)  # noqa: E731
     assert torch.autograd.gradcheck(forward, (free,))
     assert torch.autograd.gradgradcheck(forward, (free,))
@@ -150,8 +157,10 @@ def test_third_derivatives_are_refused(m: fm.StructuredMap) -> None:
     z = tensor_z(m, 3)
     g = z
     for _ in range(2):
-        (g,) = torch.autograd.grad(fm.inverse(g, m).square().sum(), z, create_graph=True) if g is z else (
-            torch.autograd.grad(g.sum(), z, create_graph=True)
+        (g,) = (
+            torch.autograd.grad(fm.inverse(g, m).square().sum(), z, create_graph=True)
+            if g is z
+            else (torch.autograd.grad(g.sum(), z, create_graph=True))
         )
     if g.requires_grad:
         with pytest.raises(NotImplementedError, match="differentiable twice"):
@@ -161,7 +170,9 @@ def test_third_derivatives_are_refused(m: fm.StructuredMap) -> None:
 @every_map
 def test_transforms_of_torch_func(m: fm.StructuredMap) -> None:
     z = tensor_z(m, 3, 4).detach()
-    one_by_one = torch.stack([torch.autograd.functional.jacobian(lambda z: fm.inverse(z, m), row) for row in z])
+    one_by_one = torch.stack(
+        [torch.autograd.functional.jacobian(lambda z: fm.inverse(z, m), row) for row in z]
+    )
     for jacobian in (torch.func.jacrev, torch.func.jacfwd):
         assert torch.allclose(torch.func.vmap(jacobian(lambda z: fm.inverse(z, m)))(z), one_by_one)
     hessian = torch.func.hessian(lambda z: fm.inverse_log_abs_det(z, m) + fm.inverse(z, m).exp().sum())(z[0])
@@ -320,11 +331,11 @@ def test_rows_off_the_domain_are_refused(m: fm.StructuredMap) -> None:
 @every_map
 def test_wrong_events_and_wrong_calls_are_refused(m: fm.StructuredMap) -> None:
     matrix = m.entry["theta_axes"] == 2
-    with pytest.raises(ValueError, match="theta: .* takes (rows|square matrices)"):
+    with pytest.raises(ValueError, match=r"theta: .* takes (rows|square matrices)"):
         fm.forward(np.ones((3, 2)) if matrix else np.ones((3, 0)), m)
     with pytest.raises(ValueError, match="theta: "):
         fm.forward(np.float64(1), m)
-    with pytest.raises(ValueError, match="z: .* takes rows of"):
+    with pytest.raises(ValueError, match=r"z: .* takes rows of"):
         fm.inverse(np.ones((3, 0)), m)
     if matrix:
         with pytest.raises(ValueError, match=r"z: .* takes rows of .* got shape \(3, 5\)"):
@@ -334,7 +345,7 @@ def test_wrong_events_and_wrong_calls_are_refused(m: fm.StructuredMap) -> None:
         fm.inverse(z.astype(np.float16), m)
     with pytest.raises(TypeError, match="16 bits"):
         fm.inverse(torch.tensor(z).bfloat16(), m)
-    with pytest.raises(ValueError, match="invalid: .* clip"):
+    with pytest.raises(ValueError, match=r"invalid: .* clip"):
         fm.inverse(z, m, invalid="clip")
     for function in (fm.jacobian, fm.inverse_jacobian):
         with pytest.raises(TypeError, match="no derivative per element"):

@@ -8,6 +8,7 @@
 #include "engine/threads.hpp"
 #include "fastmap_registry.hpp"
 #include "structured/dispatch.hpp"
+#include "subspace/subspace.hpp"
 
 namespace py = pybind11;
 using namespace fastmap;
@@ -336,6 +337,12 @@ std::pair<std::size_t, std::size_t> run_structured(int map, int op, bool tangent
   return {refused.count, refused.first};
 }
 
+// (n, m, seed, nonzeros, scale)
+Subspace subspace_of(const py::tuple& t) {
+  return {t[0].cast<std::size_t>(), t[1].cast<std::size_t>(), t[2].cast<std::uint64_t>(), t[3].cast<int>(),
+          t[4].cast<double>()};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -364,9 +371,27 @@ PYBIND11_MODULE(_core, m) {
     });
   });
   m.def("structured_catalog", &structured_catalog);
-  m.def("structured_z_size",
-        [](int map, std::size_t n) { return z_size(structured_info(map).z_size, n); });
+  m.def("structured_z_size", [](int map, std::size_t n) { return z_size(structured_info(map).z_size, n); });
   m.def("run_structured", &run_structured);
+  m.def("expand", [](const py::tuple& subspace, bool is_double, std::uintptr_t start, std::uintptr_t z,
+                     std::uintptr_t theta) {
+    const Subspace s = subspace_of(subspace);
+    const auto* from = reinterpret_cast<const double*>(z);
+    py::gil_scoped_release release;
+    if (is_double)
+      expand(s, reinterpret_cast<const double*>(start), from, reinterpret_cast<double*>(theta));
+    else
+      expand(s, reinterpret_cast<const float*>(start), from, reinterpret_cast<float*>(theta));
+  });
+  m.def("project", [](const py::tuple& subspace, bool is_double, std::uintptr_t grad, std::uintptr_t grad_z) {
+    const Subspace s = subspace_of(subspace);
+    auto* to = reinterpret_cast<double*>(grad_z);
+    py::gil_scoped_release release;
+    if (is_double)
+      project(s, reinterpret_cast<const double*>(grad), to);
+    else
+      project(s, reinterpret_cast<const float*>(grad), to);
+  });
   m.def("info", [] {
     py::list available;
     for (const Isa& isa : isas())

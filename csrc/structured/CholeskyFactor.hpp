@@ -27,7 +27,7 @@ struct CholeskyFactor {
       rows::each(r.lanes, [=](std::size_t l) {
         const HiLo<S> x = rows::log(r.theta[r.at(i * r.n + i) + l]);
         r.z[r.at(rows::triangle(i, i)) + l] = rows::value(x);
-        total.set(l, total[l] + normalised(x));
+        total.set(l, total[l] + x);
       });
     }
     rows::each(r.lanes, [=](std::size_t l) { r.log_det[l] = -rows::value(total[l]); });

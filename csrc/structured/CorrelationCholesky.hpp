@@ -9,7 +9,8 @@ namespace fastmap::FM_ISA {
 struct CorrelationCholesky {
   static constexpr StructuredInfo info{
       "correlation_cholesky",
-      "Cholesky factors of correlation matrices, by partial correlations (Lewandowski, Kurowicka and Joe 2009).",
+      "Cholesky factors of correlation matrices, by partial correlations (Lewandowski, Kurowicka and Joe "
+      "2009).",
       "lower triangular with a positive diagonal and rows of norm 1",
       "z[i(i-1)/2 + j] = asinh(t[i, j] / |t[i, j+1:]|)",
       "t[i, j] = tanh(z[j]) / (cosh(z[0]) ... cosh(z[j-1])), z that of row i",

@@ -56,7 +56,7 @@ struct StickBreaking {
   }
   template <class S> static void inverse(const rows::Rows<S>& r) {
     const rows::Pairs<S> rest = r.pairs(0, 1), total = r.pairs(2, 3);
-    S *const left = r.room(4);  // 1 - s, for the pullback
+    S* const left = r.room(4);  // 1 - s, for the pullback
     rows::each(r.lanes, [=](std::size_t l) {
       rest.set(l, {S(1), S(0)});
       total.set(l, {S(0), S(0)});

@@ -9,7 +9,8 @@ namespace fastmap::FM_ISA {
 struct UnitVector {
   static constexpr StructuredInfo info{
       "unit_vector",
-      "Rows of norm one, a unit quaternion (w, x, y, z) for instance, by stereographic projection: n - 1 numbers, "
+      "Rows of norm one, a unit quaternion (w, x, y, z) for instance, by stereographic projection: n - 1 "
+      "numbers, "
       "0 for (1, 0, ..., 0). One to one but for (-1, 0, ..., 0), which no z reaches. A quaternion and its "
       "negative are one rotation and have two z.",
       "of norm 1 and not (-1, 0, ..., 0)",
@@ -21,8 +22,8 @@ struct UnitVector {
       2};
 
   // q = |z|^2, and the sum of what is below that.
-  template <class S> FM_INLINE static void squares(const rows::Rows<S>& r, const S* x, std::size_t n,
-                                                   rows::Pairs<S> q) {
+  template <class S>
+  FM_INLINE static void squares(const rows::Rows<S>& r, const S* x, std::size_t n, rows::Pairs<S> q) {
     rows::each(r.lanes, [=](std::size_t l) { q.set(l, {S(0), S(0)}); });
     for (std::size_t i = 0; i < n; ++i)
       rows::each(r.lanes, [=](std::size_t l) {
@@ -59,12 +60,15 @@ struct UnitVector {
       const bool huge = real(d.hi) > Float<rows::Real<S>>::large;
       r.theta[l] = select(huge, S(-1), rows::value(divide(one - q[l], d)));
       const HiLo<S> logarithm = rows::log(HiLo<S>{d.hi, select(huge, S(0), d.lo)});
-      r.log_det[l] = n * rows::value(log2 - normalised(logarithm));
+      r.log_det[l] = n * rows::value(log2 - logarithm);
       q.set(l, {d.hi, select(huge, S(0), d.lo)});
     });
     for (std::size_t i = 1; i < r.n; ++i)
       rows::each(r.lanes, [=](std::size_t l) {
-        r.theta[r.at(i) + l] = rows::value(divide(HiLo<S>{S(2) * r.z[r.at(i - 1) + l], S(0)}, q[l]));
+        const S z = r.z[r.at(i - 1) + l];
+        const bool huge = real(q.hi[l]) > Float<rows::Real<S>>::large;  // q may be infinite
+        const S t = rows::value(divide(HiLo<S>{S(2) * z, S(0)}, q[l]));
+        r.theta[r.at(i) + l] = select(huge, S(2) * (z / q.hi[l]), t);
       });
   }
   template <class S> static void forward_pullback(const rows::Rows<S>& r) {

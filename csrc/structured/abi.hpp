@@ -16,13 +16,13 @@ constexpr std::size_t z_size(Size size, std::size_t n) {
 
 struct StructuredInfo {
   const char *name, *doc;
-  const char* rows;      // which theta it takes, in words
-  const char* forward;   // the formulas, as text
+  const char* rows;     // which theta it takes, in words
+  const char* forward;  // the formulas, as text
   const char* inverse;
-  const char* measure;   // what the log-determinant refers to
-  int theta_axes;        // 1: a vector, 2: a square matrix
+  const char* measure;  // what the log-determinant refers to
+  int theta_axes;       // 1: a vector, 2: a square matrix
   Size z_size;
-  std::size_t least;     // the smallest n
+  std::size_t least;  // the smallest n
 };
 
 // forward is theta -> z. A pullback takes gradients of the outputs to that of the input.

@@ -21,9 +21,7 @@ constexpr std::size_t kMaps = 0
     FASTMAP_FOR_STRUCTURED(FM_ONE, any);
 const StructuredTable* const tables[][kMaps] = {FASTMAP_FOR_ISAS(FM_ROW)};
 
-const StructuredTable& table_of(int map) {
-  return *tables[&active_isa() - isas().data()][map];
-}
+const StructuredTable& table_of(int map) { return *tables[&active_isa() - isas().data()][map]; }
 
 constexpr std::size_t kMostLanes = 32, kTileElements = 32768;
 
@@ -123,7 +121,8 @@ template <class T> class RowPass {
     }
   }
   // The values, or the tangents, to `out`; NaN in refused rows.
-  void scatter(std::size_t first, std::size_t lanes, const T* from, bool must_be_finite, bool* refused) const {
+  void scatter(std::size_t first, std::size_t lanes, const T* from, bool must_be_finite,
+               bool* refused) const {
     const T nan = std::numeric_limits<T>::quiet_NaN();
     for (std::size_t l = 0; l < lanes; ++l) {
       char* const row = c_.out.data + row_offset(c_.out, first + l);
@@ -148,8 +147,9 @@ template <class T> class RowPass {
     T *const x = x_is_theta_ ? room.theta : room.z, *const y = x_is_theta_ ? room.z : room.theta,
              *const grad_x = x_is_theta_ ? room.grad_theta : room.grad_z,
              *const grad_y = x_is_theta_ ? room.grad_z : room.grad_theta;
-    const Tile tile{c_.n,           lanes,       room.theta,        room.z,      room.log_det,
-                    room.grad_theta, room.grad_z, room.grad_log_det, room.scratch};
+    const Tile tile{c_.n,         lanes,           room.theta,  room.z,
+                    room.log_det, room.grad_theta, room.grad_z, room.grad_log_det,
+                    room.scratch};
     if (x_is_theta_ || !c_.tangent) gather(c_.x, x_at_, first, lanes, 1, 0, x, refused);
     if (x_is_theta_) {
       kernels_.check(tile, room.check);

@@ -24,9 +24,9 @@ FM_INLINE void helmert(std::size_t n, std::size_t lanes, Pairs<S> sum, const In&
 }
 
 // out(i, l, number) = V' theta from pairs theta(i, l), n - 1 elements. `sum`: scratch.
-template <class S, class In, class Out>
-FM_INLINE void helmert_transposed(std::size_t n, std::size_t lanes, Pairs<S> sum, const In& theta,
-                                  const Out& out) {
+template <class S, class In, class Out> FM_INLINE void helmert_transposed(std::size_t n, std::size_t lanes,
+                                                                          Pairs<S> sum, const In& theta,
+                                                                          const Out& out) {
   each(lanes, [=, &theta](std::size_t l) { sum.set(l, theta(0, l)); });
   for (std::size_t i = 1; i < n; ++i) {
     const HiLo<S> scale = sqrt(oblong<S>(i));

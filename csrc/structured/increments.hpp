@@ -21,7 +21,7 @@ template <bool positive> struct Increments {
       rows::each(r.lanes, [=](std::size_t l) {
         const HiLo<S> x = rows::log(gap(r, k, l));
         r.z[r.at(k) + l] = rows::value(x);
-        total.set(l, total[l] + normalised(x));
+        total.set(l, total[l] + x);
       });
     rows::each(r.lanes, [=](std::size_t l) { r.log_det[l] = -rows::value(total[l]); });
   }
@@ -64,9 +64,7 @@ template <bool positive> struct Increments {
   template <class T> static void check(const rows::Rows<T>& r, T* refused) {
     rows::fill(refused, r.lanes, T(0));
     for (std::size_t k = logs; k < r.n; ++k)
-      rows::each(r.lanes, [=](std::size_t l) {
-        refused[l] = select(gap(r, k, l).hi > 0, refused[l], T(1));
-      });
+      rows::each(r.lanes, [=](std::size_t l) { refused[l] = select(gap(r, k, l).hi > 0, refused[l], T(1)); });
   }
 };
 

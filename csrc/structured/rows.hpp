@@ -43,9 +43,7 @@ template <class S> FM_INLINE HiLo<S> normalised(HiLo<S> x) {
   return select(is_finite(real(x.hi)), fast_two_sum(x.hi, x.lo), HiLo<S>{x.hi, S(0)});
 }
 template <class S> FM_INLINE HiLo<S> operator+(HiLo<S> a, HiLo<S> b) { return normalised(add(a, b)); }
-template <class S> FM_INLINE HiLo<S> operator+(HiLo<S> a, S b) {
-  return a + HiLo<S>{b, S(0)};
-}
+template <class S> FM_INLINE HiLo<S> operator+(HiLo<S> a, S b) { return a + HiLo<S>{b, S(0)}; }
 template <class S> FM_INLINE HiLo<S> operator-(HiLo<S> a, HiLo<S> b) { return a + negate(b); }
 
 namespace rows {
@@ -61,9 +59,7 @@ template <class S> using Real = typename RealOf<S>::Type;
 // hi + lo, also where an infinite hi has left no lo.
 template <class S> FM_INLINE S value(HiLo<S> x) { return select(is_finite(real(x.hi)), x.hi + x.lo, x.hi); }
 
-template <class T> FM_INLINE HiLo<T> log(HiLo<T> x) {
-  return normalised(math::log_parts<Path::exact>(x));
-}
+template <class T> FM_INLINE HiLo<T> log(HiLo<T> x) { return normalised(math::log_parts<Path::exact>(x)); }
 template <class T> FM_INLINE HiLo<Dual<T>> log(HiLo<Dual<T>> x) {
   const HiLo<T> r = log(HiLo<T>{x.hi.v, x.lo.v});
   return {{r.hi, (x.hi.d + x.lo.d) / x.hi.v}, {r.lo, 0}};

@@ -29,6 +29,7 @@ from fastmap.search import Record, Result, Search, Trial, minimize
 from fastmap.space import Param, Space
 from fastmap.structured import *  # noqa: F403 (the classes of their catalog)
 from fastmap.structured import __all__ as _structured_names
+from fastmap.subspace import Subspace
 
 constrain = inverse
 unconstrain = forward
@@ -45,6 +46,7 @@ __all__ = [
     "Search",
     "Space",
     "StructuredMap",
+    "Subspace",
     "Suggestion",
     "Trial",
     "__version__",
@@ -71,4 +73,5 @@ __all__ = [
     "suggest_from",
     "unconstrain",
 ]
-__all__ += [*_map_names, *_structured_names]  # noqa: PLE0605 (a list, whatever the linter can tell)
+__all__ += _map_names  # noqa: PLE0605 (a list, whatever the linter can tell)
+__all__ += _structured_names  # noqa: PLE0605

@@ -243,7 +243,8 @@ def _value_and_log_det(
     m, torch = resolve(map), _torch_for(x)
     policy = _policy(invalid, torch)
     if isinstance(m, StructuredMap):
-        value, rows = _structured.value_and_rows(op, argument, x, m, out, policy)
+        direction: _structured.Op = "forward" if op == "forward" else "inverse"
+        value, rows = _structured.value_and_rows(direction, argument, x, m, out, policy)
         return value, _structured.summed(rows, None)
     if torch is not None:
         return torch.value_and_log_det(op, log_op, argument, x, m, out, policy)

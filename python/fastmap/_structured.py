@@ -1,7 +1,7 @@
 """Structured maps, f: R^n -> R^m on every row of a buffer: the classes of their catalog, and their functions.
 
-`fastmap.forward` and the other functions come here for such a map. Axes in front of the event (the last axis of
-theta, the last two where it is a matrix, the last axis of z) are a batch of rows.
+`fastmap.forward` and the other functions come here for such a map. The last axis of z, and the last axis of
+theta, or two where it is a matrix, are a row; the axes in front of them are a batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from fastmap._native import Axis, FloatArray
 
 Op = Literal["forward", "inverse"]
 _FORWARD, _INVERSE, _PULLBACK = 0, 1, 2  # native codes: a pullback is 2 more than its direction
-_VALUE_OF = {"forward": "forward", "log_abs_det": "forward"}  # the others belong to the inverse
+_VALUE_OF: dict[str, Op] = {
+    "forward": "forward",
+    "log_abs_det": "forward",
+}  # the others belong to the inverse
 
 
 class StructuredMap(Map):
@@ -97,7 +100,7 @@ def call(op: str, argument: str, x: Any, map: StructuredMap, out: Any, policy: i
     """An elementwise function of the package, on rows."""
     if op.endswith("jacobian"):
         raise TypeError(f"{op}: {map!r} maps whole rows and has no derivative per element; use pullback")
-    value = _VALUE_OF.get(op, "inverse")
+    value: Op = _VALUE_OF.get(op, "inverse")
     result, log_det = value_and_rows(value, argument, x, map, out, policy)
     return result if op == value else log_det
 
@@ -107,7 +110,9 @@ def log_det(op: str, argument: str, x: Any, map: StructuredMap, axis: Axis, poli
     return summed(value_and_rows(_VALUE_OF.get(op, "inverse"), argument, x, map, None, policy)[1], axis)
 
 
-def value_and_rows(op: str, argument: str, x: Any, map: StructuredMap, out: Any, policy: int) -> tuple[Any, Any]:
+def value_and_rows(
+    op: Op, argument: str, x: Any, map: StructuredMap, out: Any, policy: int
+) -> tuple[Any, Any]:
     """The values, and the log-determinant of every row in float64."""
     _refuse_clip(map, policy)
     if _is_tensor(x):
@@ -167,7 +172,7 @@ def run(
     event = map.entry["theta_axes"] if is_theta else 1
     in_front = x.ndim - event
     buffers = [
-        None if a is None else (_pointer(a), a.strides[:in_front], a.strides[in_front:])
+        None if a is None else (_native.pointer(a), a.strides[:in_front], a.strides[in_front:])
         for a in (x, direction, grad, out)
     ]
     count, first = _core.run_structured(
@@ -178,8 +183,8 @@ def run(
         x.shape[:in_front],
         n,
         buffers,
-        0 if grad_log_det is None else _pointer(grad_log_det),
-        0 if log_det is None else _pointer(log_det),
+        0 if grad_log_det is None else _native.pointer(grad_log_det),
+        0 if log_det is None else _native.pointer(log_det),
     )
     if count and policy == _native.policy_code("raise"):
         raise _refusal(map, argument, x, count, first, event, is_theta)
@@ -214,7 +219,11 @@ def shapes(
     if is_theta:
         sizes = set(shape[len(shape) - event :]) if len(shape) >= event else set()
         if len(sizes) != 1 or (n := sizes.pop()) < least:
-            refuse(f"rows of at least {least}" if event == 1 else f"square matrices of at least {least} x {least}")
+            refuse(
+                f"rows of at least {least}"
+                if event == 1
+                else f"square matrices of at least {least} x {least}"
+            )
         return n, (*shape[:-event], _core.structured_z_size(number, n))
     k = shape[-1] if shape else 0
     for n in (k, k + 1, math.isqrt(2 * k), math.isqrt(2 * k) + 1):
@@ -262,10 +271,6 @@ def check_gradient(grad: Any, z: Any, shape: tuple[int, ...]) -> None:
 def _refuse_clip(map: StructuredMap, policy: int) -> None:
     if policy == _native.policy_code("clip"):
         raise ValueError(f"invalid: {map!r} has no nearest valid row to clip to; use 'raise' or 'nan'")
-
-
-def _pointer(a: FloatArray) -> int:
-    return int(a.__array_interface__["data"][0])
 
 
 def _is_tensor(x: object) -> bool:

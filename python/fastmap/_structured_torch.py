@@ -1,8 +1,8 @@
 """Structured maps of torch tensors: autograd to second order over native calls on the tensors' memory.
 
-F(x) gives the values and the log-determinants of rows; P(x, g) is its pullback of gradients g. The derivative of P by
-x along u is that of P's own formulas along u, since second derivatives are symmetric, and by g it is the derivative
-of F along u: tangents of both are all that a second derivative needs.
+F(x) gives the values and the log-determinants of rows; P(x, g) is its pullback of gradients g. The derivative
+of P by x along u is that of P's own formulas along u, since second derivatives are symmetric, and by g it is
+the derivative of F along u: tangents of both are all that a second derivative needs.
 """
 
 from __future__ import annotations
@@ -96,11 +96,10 @@ class _Pullback(torch.autograd.Function):
         result = torch.zeros_like(x)
         if along is not None:
             result = result + _PullbackTangent.apply(x, along, grad, grad_rows, *ctx.rest)
-        if any(t is not None for t in moved):
-            result = result + _Pullback.apply(
-                x, *(torch.zeros_like(g) if t is None else t for t, g in zip(moved, (grad, grad_rows))), *ctx.rest
-            )
-        return result
+        by_grad, by_rows = (
+            torch.zeros_like(g) if t is None else t for t, g in zip(moved, (grad, grad_rows), strict=True)
+        )
+        return result + _Pullback.apply(x, by_grad, by_rows, *ctx.rest)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
@@ -162,6 +161,7 @@ def _values(
     argument: str,
     policy: int,
     out: Tensor | None = None,
+    *,
     along: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     n, shape = _structured.shapes(map, argument, tuple(x.shape), is_theta=op == "forward")
@@ -187,6 +187,7 @@ def _pulled(
     argument: str,
     policy: int,
     out: Tensor | None = None,
+    *,
     along: Tensor | None = None,
 ) -> Tensor:
     n, _ = _structured.shapes(map, argument, tuple(x.shape), is_theta=op == "forward")

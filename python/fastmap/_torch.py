@@ -21,6 +21,7 @@ from fastmap._map import Map
 from fastmap._native import Axis
 from fastmap._shards import PLAIN as _KINDS  # other subclasses hide what their memory means
 from fastmap._shards import is_sharded
+from fastmap.subspace import Subspace
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -408,3 +409,56 @@ def written(result: Tensor) -> None:
     """Tell autograd of the native write, so that a saved tensor that changed is noticed."""
     if not result.is_inference():
         torch.autograd.graph.increment_version(result)
+
+
+def expanded(subspace: Subspace, z: Tensor, out: Any) -> Tensor:
+    """start + P z."""
+    if tracked(z):
+        refuse_out(out, "z")
+        return _Expand.apply(z, subspace, True)
+    return _expand(z, subspace, True, out)
+
+
+def projected(subspace: Subspace, grad_theta: Tensor) -> Tensor:
+    """P' grad_theta."""
+    return _Project.apply(grad_theta, subspace, grad_theta.dtype)
+
+
+def _expand(z: Tensor, subspace: Subspace, with_start: bool, out: Any = None, dtype: Any = None) -> Tensor:
+    numbers = subspace._numbers(z, subspace.m, "z")
+    start = subspace._start if with_start else None
+    if out is None:
+        return torch.from_numpy(subspace.expand(numbers, start, dtype or numbers.dtype))
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out: expected a torch tensor as z is one, got {type(out).__name__}")
+    refuse_output(out)
+    subspace.expand(numbers, start, numbers.dtype, memory(out, "out"))
+    written(out)
+    return out
+
+
+class _Expand(torch.autograd.Function):
+    """theta = start + P z, or P z alone: linear, so that all derivatives are this and its transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, subspace: Subspace, with_start: bool, dtype: Any = None) -> Tensor:
+        ctx.subspace, ctx.dtype = subspace, z.dtype
+        return _expand(z, subspace, with_start, None, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _Project.apply(grads[0].contiguous(), ctx.subspace, ctx.dtype), None, None, None
+
+
+class _Project(torch.autograd.Function):
+    """grad_z = P' grad_theta."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, subspace: Subspace, dtype: Any) -> Tensor:
+        numbers = subspace._numbers(grad, subspace.n, "grad_theta")
+        ctx.subspace, ctx.dtype = subspace, numbers.dtype
+        return torch.from_numpy(subspace.project(numbers)).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _Expand.apply(grads[0], ctx.subspace, False, ctx.dtype), None, None

@@ -1,4 +1,4 @@
-"""The classes of structured maps, built from their native catalog; `structured.pyi` names them for type checkers."""
+"""The classes of structured maps, from their native catalog; `structured.pyi` has them for type checkers."""
 
 from __future__ import annotations
 
