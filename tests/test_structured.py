@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import fastmap as fm
+import fastmap.torch as ft
 from fastmap import _core, _structured
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward mode
@@ -350,12 +351,30 @@ def test_wrong_events_and_wrong_calls_are_refused(m: fm.StructuredMap) -> None:
     for function in (fm.jacobian, fm.inverse_jacobian):
         with pytest.raises(TypeError, match="no derivative per element"):
             function(z, m)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="cannot be part of a chain"):
         fm.Chain(m, "log")
+    with pytest.raises(TypeError, match="audit measures elementwise maps"):
+        fm.audit(z, m)
+    with pytest.raises(TypeError, match=r"use fastmap\.torch\.Mapped"):
+        ft.Adam([torch.nn.Parameter(torch.tensor(z))], lr=0.1, map=m)
+    with pytest.raises(TypeError, match=r"map: .* maps whole rows, which no parameter of a space does"):
+        fm.Param(shape=3, map=m)
     with pytest.raises(TypeError, match="no inverse as a map"):
         m.inv  # noqa: B018
     with pytest.raises(TypeError, match="domain"):
         m.domain  # noqa: B018
+
+
+def test_any_optimizer_of_torch_moves_z() -> None:
+    weights = torch.nn.Parameter(torch.full((2, 3), 1 / 3, dtype=torch.float64))
+    wanted = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], dtype=torch.float64)
+    optimizer = ft.Mapped(torch.optim.Adam, [weights], lr=0.1, map="simplex")
+    for _ in range(300):
+        optimizer.zero_grad()
+        (weights - wanted).square().sum().backward()
+        optimizer.step()
+    assert torch.allclose(weights, wanted, atol=1e-3)
+    assert torch.allclose(weights.sum(-1), torch.ones(2, dtype=torch.float64), rtol=1e-14)
 
 
 @every_map
@@ -369,6 +388,7 @@ def test_maps_are_values(m: fm.StructuredMap) -> None:
     assert m.entry["doc"] in type(m).__doc__
     z = random_z(m, 3)
     assert np.array_equal(fm.inverse(z, m.name), m.inverse(z))
+    assert fm.default_map(m.name) == m
     assert set(fm.structured.__all__) == set(_structured.CLASSES) <= set(fm.__all__)
 
 

@@ -303,7 +303,7 @@ class Chain(Map):
         flat: list[Map] = []
         for m in map(resolve, maps):
             if m.program is None:
-                raise TypeError("maps: a space cannot be part of a chain")
+                raise TypeError(f"maps: {_kind(m)} cannot be part of a chain")
             flat += m.maps if isinstance(m, Chain) else (m,)
         object.__setattr__(self, "maps", tuple(flat))
         super().__init__(step for m in flat for step in m.steps)
@@ -403,6 +403,11 @@ class Sliced(Map):
 
     def __repr__(self) -> str:
         return f"Sliced({', '.join(map(repr, self.pieces))})"
+
+
+def _kind(m: Map) -> str:
+    """What a map that the engine does not run as one program is, in words."""
+    return "a space" if isinstance(m, Sliced) else f"{m!r}, which maps whole rows,"
 
 
 def _limits(op: str, m: Map, low: Any, high: Any) -> tuple[Any, Any]:

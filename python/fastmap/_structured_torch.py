@@ -97,7 +97,7 @@ class _Pullback(torch.autograd.Function):
         if along is not None:
             result = result + _PullbackTangent.apply(x, along, grad, grad_rows, *ctx.rest)
         by_grad, by_rows = (
-            torch.zeros_like(g) if t is None else t for t, g in zip(moved, (grad, grad_rows), strict=True)
+            torch.zeros_like(g) if t is None else t for t, g in zip(moved[:2], (grad, grad_rows), strict=True)
         )
         return result + _Pullback.apply(x, by_grad, by_rows, *ctx.rest)
 

@@ -16,7 +16,7 @@ from fastmap._native import FloatArray
 class Subspace:
     """m random directions through a point among n weights: theta = start + P z.
 
-    P is n x m with a few entries per row, which a hash gives wherever they are needed: it is never stored. Its
+    P is n x m with a few entries per row, which a hash gives when they are needed: it is never stored. Its
     columns have norm `scale` on average, so that |theta - start| is about `scale` |z|.
 
     Parameters

@@ -14,6 +14,7 @@ from fastmap._errors import DomainError
 from fastmap._functional import forward, inverse, inverse_jacobian, jacobian
 from fastmap._map import Map, MapLike, resolve
 from fastmap._shards import is_sharded
+from fastmap._structured import StructuredMap
 from fastmap.torch._rows import RowSurgery, own_counts
 
 if TYPE_CHECKING:
@@ -153,6 +154,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         """Add parameters, with options of their own; see torch. Their z is f(theta) now."""
         group = dict(param_group)
         group["map"] = resolve("identity" if (m := group.get("map", self.defaults["map"])) is None else m)
+        if isinstance(group["map"], StructuredMap):
+            raise TypeError(f"map: {group['map']!r} maps whole rows; use fastmap.torch.Mapped")
         if group["map"].program is None:
             raise TypeError("map: a Space maps a flat buffer; give each parameter the map of its own")
         self._check({**self.defaults, **group})
