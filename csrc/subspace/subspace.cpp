@@ -24,14 +24,15 @@ class Pattern {
   explicit Pattern(const Subspace& s) : nonzeros_(s.nonzeros), key_(mix(s.seed + kGolden)) {
     for (int k = 0; k <= nonzeros_; ++k) begin_[k] = s.m * std::size_t(k) / std::size_t(nonzeros_);
   }
-  // entry(column, negative) for each.
+  // entry(2 column + (1 if negative)) for each: a number to look up, since half of all branches would be mispredicted.
   template <class Entry> void row(std::size_t i, const Entry& entry) const {
     std::uint64_t bits = 0;
     for (int k = 0; k < nonzeros_; ++k) {
       bits = k % 2 == 0 ? mix(key_ + kGolden * (2 * std::uint64_t(i) + std::uint64_t(k / 2) + 1))
                         : bits >> 32;
       const std::uint64_t width = begin_[k + 1] - begin_[k];
-      entry(begin_[k] + std::size_t((bits & 0x7fffffffu) * width >> 31), (bits >> 31 & 1) != 0);
+      const std::uint64_t column = begin_[k] + ((bits & 0x7fffffffu) * width >> 31);
+      entry(std::size_t(2 * column + (bits >> 31 & 1)));
     }
   }
 
@@ -48,14 +49,14 @@ double entry_size(const Subspace& s) {
 
 template <class T> void expand_rows(const Subspace& s, const T* start, const double* z, T* theta) {
   const Pattern pattern(s);
-  std::vector<double> scaled(s.m);
+  std::vector<double> scaled(2 * s.m);
   const double size = entry_size(s);
-  for (std::size_t c = 0; c < s.m; ++c) scaled[c] = size * z[c];
+  for (std::size_t c = 0; c < s.m; ++c) scaled[2 * c + 1] = -(scaled[2 * c] = size * z[c]);
   const std::size_t blocks = (s.n + kRows - 1) / kRows;
   parallel(blocks, s.n * sizeof(T) * 8, [&](std::size_t first, std::size_t last) {
     for (std::size_t i = first * kRows; i < std::min(s.n, last * kRows); ++i) {
       double sum = start ? double(start[i]) : 0;
-      pattern.row(i, [&](std::size_t c, bool negative) { sum += negative ? -scaled[c] : scaled[c]; });
+      pattern.row(i, [&](std::size_t entry) { sum += scaled[entry]; });
       theta[i] = T(sum);
     }
   });
@@ -67,14 +68,14 @@ template <class T> void project_rows(const Subspace& s, const T* grad_theta, dou
   const std::size_t rows = std::max(kRows, (s.n + most - 1) / most), blocks = (s.n + rows - 1) / rows;
   std::vector<double> sums(blocks * s.m);  // of column c in block b at [c * blocks + b]
   parallel(blocks, s.n * sizeof(T) * 8, [&](std::size_t first, std::size_t last) {
-    std::vector<double> own(s.m);
+    std::vector<double> own(2 * s.m);
     for (std::size_t b = first; b < last; ++b) {
       std::fill(own.begin(), own.end(), 0.0);
       for (std::size_t i = b * rows; i < std::min(s.n, (b + 1) * rows); ++i) {
         const double g = double(grad_theta[i]);
-        pattern.row(i, [&](std::size_t c, bool negative) { own[c] += negative ? -g : g; });
+        pattern.row(i, [&](std::size_t entry) { own[entry] += g; });
       }
-      for (std::size_t c = 0; c < s.m; ++c) sums[c * blocks + b] = own[c];
+      for (std::size_t c = 0; c < s.m; ++c) sums[c * blocks + b] = own[2 * c] - own[2 * c + 1];
     }
   });
   const double size = entry_size(s);
