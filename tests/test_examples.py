@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-EXAMPLES = sorted(p for p in (DOCS / "examples").glob("*.py") if "__main__" in p.read_text())
+EXAMPLES = sorted(p for p in (DOCS / "examples").glob("*.py") if "arms.main(" in p.read_text())
 SPEC = importlib.util.spec_from_file_location("arms", DOCS / "examples" / "arms.py")
 arms = importlib.util.module_from_spec(SPEC)
 sys.modules["arms"] = arms

@@ -7,6 +7,8 @@
 #include "engine/step.hpp"
 #include "engine/threads.hpp"
 #include "fastmap_registry.hpp"
+#include "structured/dispatch.hpp"
+#include "subspace/subspace.hpp"
 
 namespace py = pybind11;
 using namespace fastmap;
@@ -291,6 +293,56 @@ class Stepper {
   std::vector<Span> verified_;
 };
 
+py::list structured_catalog() {
+  py::list maps;
+  for (std::size_t id = 0; id < structured_count(); ++id) {
+    const StructuredInfo& info = structured_info(int(id));
+    maps.append(py::dict(py::arg("id") = id, py::arg("name") = info.name,
+                         py::arg("class_name") = structured_class(int(id)), py::arg("doc") = info.doc,
+                         py::arg("rows") = info.rows, py::arg("forward") = info.forward,
+                         py::arg("inverse") = info.inverse, py::arg("measure") = info.measure,
+                         py::arg("theta_axes") = info.theta_axes, py::arg("least") = info.least));
+  }
+  return maps;
+}
+
+// (pointer, strides of the leading dimensions, strides of a row), or None.
+RowBuffer row_buffer(const py::handle h) {
+  if (h.is_none()) return {};
+  const auto [data, leading, row] =
+      h.cast<std::tuple<std::uintptr_t, std::vector<std::ptrdiff_t>, std::vector<std::ptrdiff_t>>>();
+  return {reinterpret_cast<char*>(data), leading, row};
+}
+
+std::pair<std::size_t, std::size_t> run_structured(int map, int op, bool tangent, int dtype,
+                                                   std::vector<std::size_t> leading, std::size_t n,
+                                                   const py::list& buffers, std::uintptr_t grad_log_det,
+                                                   std::uintptr_t log_det) {
+  if (map < 0 || std::size_t(map) >= structured_count() || op < 0 || op >= kRowOps || buffers.size() != 4)
+    throw py::value_error("no such structured map or operation");
+  const RowCall call{map,
+                     RowOp(op),
+                     tangent,
+                     dtype_of(storage_of(dtype)),
+                     std::move(leading),
+                     n,
+                     row_buffer(buffers[0]),
+                     row_buffer(buffers[1]),
+                     row_buffer(buffers[2]),
+                     row_buffer(buffers[3]),
+                     reinterpret_cast<const double*>(grad_log_det),
+                     reinterpret_cast<double*>(log_det)};
+  py::gil_scoped_release release;
+  const RefusedRows refused = run_rows(call);
+  return {refused.count, refused.first};
+}
+
+// (n, m, seed, nonzeros, scale)
+Subspace subspace_of(const py::tuple& t) {
+  return {t[0].cast<std::size_t>(), t[1].cast<std::size_t>(), t[2].cast<std::uint64_t>(), t[3].cast<int>(),
+          t[4].cast<double>()};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -317,6 +369,28 @@ PYBIND11_MODULE(_core, m) {
     return found([&] {
       return log_det(Op(op), parts, rows, reinterpret_cast<double*>(sums), Op(value_op), Policy(policy));
     });
+  });
+  m.def("structured_catalog", &structured_catalog);
+  m.def("structured_z_size", [](int map, std::size_t n) { return z_size(structured_info(map).z_size, n); });
+  m.def("run_structured", &run_structured);
+  m.def("expand", [](const py::tuple& subspace, bool is_double, std::uintptr_t start, std::uintptr_t z,
+                     std::uintptr_t theta) {
+    const Subspace s = subspace_of(subspace);
+    const auto* from = reinterpret_cast<const double*>(z);
+    py::gil_scoped_release release;
+    if (is_double)
+      expand(s, reinterpret_cast<const double*>(start), from, reinterpret_cast<double*>(theta));
+    else
+      expand(s, reinterpret_cast<const float*>(start), from, reinterpret_cast<float*>(theta));
+  });
+  m.def("project", [](const py::tuple& subspace, bool is_double, std::uintptr_t grad, std::uintptr_t grad_z) {
+    const Subspace s = subspace_of(subspace);
+    auto* to = reinterpret_cast<double*>(grad_z);
+    py::gil_scoped_release release;
+    if (is_double)
+      project(s, reinterpret_cast<const double*>(grad), to);
+    else
+      project(s, reinterpret_cast<const float*>(grad), to);
   });
   m.def("info", [] {
     py::list available;

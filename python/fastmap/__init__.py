@@ -20,6 +20,7 @@ from fastmap._functional import (
 )
 from fastmap._info import __version__, catalog, get_num_threads, info, set_num_threads
 from fastmap._map import Chain, Inverse, Map
+from fastmap._structured import StructuredMap
 from fastmap._suggest import Suggestion, suggest
 from fastmap._table import Table
 from fastmap._trials import suggest_from
@@ -28,6 +29,9 @@ from fastmap.maps import *  # noqa: F403 (the classes of the catalog)
 from fastmap.maps import __all__ as _map_names
 from fastmap.search import Record, Result, Search, Trial, minimize
 from fastmap.space import Param, Space
+from fastmap.structured import *  # noqa: F403 (the classes of their catalog)
+from fastmap.structured import __all__ as _structured_names
+from fastmap.subspace import Subspace
 
 constrain = inverse
 unconstrain = forward
@@ -44,6 +48,8 @@ __all__ = [
     "Result",
     "Search",
     "Space",
+    "StructuredMap",
+    "Subspace",
     "Suggestion",
     "Table",
     "Trial",
@@ -73,3 +79,4 @@ __all__ = [
     "weibull",
 ]
 __all__ += _map_names  # noqa: PLE0605 (a list, whatever the linter can tell)
+__all__ += _structured_names  # noqa: PLE0605

@@ -12,6 +12,7 @@ import numpy as np
 from fastmap import _functional, _native
 from fastmap._functional import Array
 from fastmap._map import Chain, Map, MapLike, Sliced, resolve
+from fastmap._structured import StructuredMap
 from fastmap.maps import CLASSES
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -100,6 +101,8 @@ def audit(theta: Array, map: MapLike) -> Audit:
         Prints as a short table.
     """
     m = resolve(map)
+    if isinstance(m, StructuredMap):
+        raise TypeError(f"map: {m!r} maps whole rows; audit measures elementwise maps")
     if hasattr(theta, "detach"):
         theta = theta.detach().numpy()
     x = _native.as_array(theta, "theta")

@@ -24,6 +24,28 @@ def apply_arrays(op: int, program: Program | None, policy: int, x: object, out: 
 def log_det(
     op: int, segments: list[Segment], rows: int, sums: int, value_op: int, policy: int
 ) -> tuple[int, int, int]: ...
+def structured_catalog() -> list[dict[str, Any]]: ...
+def structured_z_size(map: int, n: int) -> int: ...
+
+# buffers: x, direction, grad, out, each (pointer, strides of the leading axes, strides of a row) or None. The
+# last two are pointers to one float64 per row, or 0. Returns how many rows were refused, and the first.
+def run_structured(
+    map: int,
+    op: int,
+    tangent: bool,
+    dtype: int,
+    leading: tuple[int, ...],
+    n: int,
+    buffers: list[Any],
+    grad_log_det: int,
+    log_det: int,
+) -> tuple[int, int]: ...
+
+# subspace: n, m, seed, nonzeros, scale. Then whether theta is float64, and pointers; 0 for no start.
+def expand(
+    subspace: tuple[int, int, int, int, float], is_double: bool, start: int, z: int, theta: int
+) -> None: ...
+def project(subspace: tuple[int, int, int, int, float], is_double: bool, grad: int, grad_z: int) -> None: ...
 
 class Stepper:
     # rows: program, parameter row strides, group, theta, gradient, z, moments or None. groups: rule, gradient

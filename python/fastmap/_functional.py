@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastmap import _core, _native
+from fastmap import _core, _native, _structured
 from fastmap._map import Map, MapLike, resolve
 from fastmap._native import Axis, Invalid
+from fastmap._structured import StructuredMap
 
 Array: TypeAlias = Any  # a NumPy array, a torch tensor or a number; results are of the same kind
 
@@ -142,6 +143,8 @@ def pullback(
     """
     m, torch = resolve(map), _torch_for(z)
     policy = _policy(invalid, torch)
+    if isinstance(m, StructuredMap):
+        return _structured.pullback(grad_theta, z, m, out, policy)
     if torch is not None:
         return torch.pullback(grad_theta, z, m, out, policy)
     x, grad = _native.as_array(z, "z"), _native.as_array(grad_theta, "grad_theta")
@@ -169,6 +172,8 @@ def elementwise(
     """An elementwise operation by its name, with any policy."""
     m, torch = resolve(map), _torch_for(x)
     policy = _policy(invalid, torch)
+    if isinstance(m, StructuredMap):
+        return _structured.call(op, argument, x, m, out, policy)
     if torch is not None:
         return torch.elementwise(op, argument, x, m, out, policy)
     if _core.apply_arrays(_core.OPS[op], m.program, policy, x, out):
@@ -218,6 +223,8 @@ def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis, invalid
         return elementwise(op, argument, x, map, None, invalid)
     m, torch = resolve(map), _torch_for(x)
     policy = _policy(invalid, torch)
+    if isinstance(m, StructuredMap):
+        return _structured.log_det(op, argument, x, m, axis, policy)
     if torch is not None:
         return torch.log_det(op, argument, x, m, axis, policy)
     array = _native.as_array(x, argument)
@@ -235,6 +242,10 @@ def _value_and_log_det(
 ) -> tuple[Array, Array]:
     m, torch = resolve(map), _torch_for(x)
     policy = _policy(invalid, torch)
+    if isinstance(m, StructuredMap):
+        direction: _structured.Op = "forward" if op == "forward" else "inverse"
+        value, rows = _structured.value_and_rows(direction, argument, x, m, out, policy)
+        return value, _structured.summed(rows, None)
     if torch is not None:
         return torch.value_and_log_det(op, log_op, argument, x, m, out, policy)
     array = _native.as_array(x, argument)

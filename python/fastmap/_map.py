@@ -195,7 +195,7 @@ class Map:
 
             return Table(**rest)
         params = {key: np.array(value, np.float64) for key, value in rest.items()}
-        return type(named(name))(**params)
+        return type(resolve(name))(**params)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")
@@ -495,12 +495,20 @@ def add_alias(alias: str, name: str) -> None:
     _by_name[alias] = _by_name[name]
 
 
+_others: dict[str, Map] = {}  # the names of maps that are no elementwise ones
+
+
+def register(map: Map) -> None:
+    """Let functions accept a map of another catalog by its name."""
+    _others[map.name] = map
+
+
 def named(name: str) -> CatalogMap:
     """The map of that name with default parameters."""
     try:
         return _by_name[name]
     except KeyError:
-        known = ", ".join(sorted(_by_name))
+        known = ", ".join(sorted([*_by_name, *_others]))
         raise ValueError(f"map: no map is called {name!r}; known: {known}") from None
 
 
@@ -509,7 +517,7 @@ def resolve(map: MapLike) -> Map:
     if isinstance(map, Map):
         return map
     if isinstance(map, str):
-        return named(map)
+        return _others.get(map) or named(map)
     if isinstance(flat := getattr(map, "flat_map", None), Map):
         return flat
     raise TypeError(f"map: expected a Map, the name of one or a Space, got {type(map).__name__}")

@@ -53,7 +53,7 @@ def as_output(out: object, like: FloatArray, argument: str) -> FloatArray:
     if out is None:
         fresh = np.empty_like(like, subok=False)
         if fresh.nbytes >= LARGE:
-            _core.advise_huge_pages(_pointer(fresh), fresh.nbytes)
+            _core.advise_huge_pages(pointer(fresh), fresh.nbytes)
         return fresh
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out: expected a NumPy array as {argument} is one, got {type(out).__name__}")
@@ -154,7 +154,7 @@ def log_det(
             native.append(number)
     found = sums if len(native) == len(parts) else np.empty((len(native), rows))
     number, count, first = _core.log_det(
-        _core.OPS[op], segments, rows, _pointer(found), _core.OPS[value_op], policy
+        _core.OPS[op], segments, rows, pointer(found), _core.OPS[value_op], policy
     )
     if count:
         m, index, shape = parts[native[number]]
@@ -200,7 +200,8 @@ def normalized_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     return result
 
 
-def _pointer(a: FloatArray) -> int:
+def pointer(a: FloatArray) -> int:
+    """Where the memory of an array begins."""
     return int(a.__array_interface__["data"][0])
 
 
@@ -219,7 +220,7 @@ def _is_dense(a: FloatArray) -> bool:
 
 
 def _same_memory(a: FloatArray, b: FloatArray) -> bool:
-    return a.strides == b.strides and _pointer(a) == _pointer(b)
+    return a.strides == b.strides and pointer(a) == pointer(b)
 
 
 def _span(a: FloatArray) -> tuple[int, int]:
@@ -227,8 +228,8 @@ def _span(a: FloatArray) -> tuple[int, int]:
     if not a.size:
         return 0, 0
     reach = [(n - 1) * stride for n, stride in zip(a.shape, a.strides, strict=True)]
-    start = _pointer(a) + sum(r for r in reach if r < 0)
-    return start, _pointer(a) + sum(r for r in reach if r > 0) + a.itemsize
+    start = pointer(a) + sum(r for r in reach if r < 0)
+    return start, pointer(a) + sum(r for r in reach if r > 0) + a.itemsize
 
 
 def _refuse_overlap_between(rows: Sequence[tuple[str, Map, FloatArray, Any, FloatArray]]) -> None:
@@ -274,7 +275,7 @@ def _segment(
     rows = row_strides(map, x.shape, argument)
     buffers: list[Any] = []
     for a in (x, grad, out):
-        buffers += (0, ()) if a is None else (_pointer(a), tuple(a.strides[i] for i in axes))
+        buffers += (0, ()) if a is None else (pointer(a), tuple(a.strides[i] for i in axes))
     return (
         map.program,
         _DTYPES[x.dtype],

@@ -21,6 +21,7 @@ from fastmap._map import Map
 from fastmap._native import Axis
 from fastmap._shards import PLAIN as _KINDS  # other subclasses hide what their memory means
 from fastmap._shards import is_sharded
+from fastmap.subspace import Subspace
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -44,7 +45,7 @@ def elementwise(op: str, argument: str, x: Tensor, map: Map, out: Tensor | None,
         result = torch.ops.fastmap.elementwise(x, op, argument, _text(map), policy)
         return result if out is None else out.copy_(result)
     if tracked(x):
-        _refuse_out(out, argument)
+        refuse_out(out, argument)
         return _Elementwise.apply(x, op, argument, map, policy)
     return _apply(op, argument, x, map, out, policy)
 
@@ -92,7 +93,7 @@ def pullback(grad_theta: Any, z: Tensor, map: Map, out: Tensor | None, policy: i
     if grad_theta.shape != z.shape:
         raise ValueError(f"grad_theta: shape {tuple(grad_theta.shape)} differs from {tuple(z.shape)} of z")
     if torch.compiler.is_compiling() or tracked(z) or tracked(grad_theta):
-        _refuse_out(out, "z")
+        refuse_out(out, "z")
         return grad_theta * elementwise("inverse_jacobian", "z", z, map, None, policy)
     return _apply("inverse_jacobian", "z", z, map, out, policy, grad_theta, "grad_theta")
 
@@ -266,7 +267,7 @@ def tracked(x: Tensor) -> bool:
     )
 
 
-def _refuse_out(out: Tensor | None, argument: str) -> None:
+def refuse_out(out: Tensor | None, argument: str) -> None:
     if out is not None:
         raise RuntimeError(f"out: cannot be used while {argument} requires grad")
 
@@ -391,15 +392,73 @@ def output(out: Any, like: Tensor, argument: str) -> Tensor:
     if not isinstance(out, Tensor):
         kind = type(out).__name__
         raise TypeError(f"out: expected a torch tensor as {argument} is one, got {kind}")
+    refuse_output(out)
+    _native.as_output(memory(out, "out"), memory(like, argument), argument)
+    return out
+
+
+def refuse_output(out: Tensor) -> None:
+    """Refuse a tensor that autograd does not let anyone write into."""
     if out.requires_grad:
         raise RuntimeError("out: requires grad; write into out.detach() or under no_grad")
     if torch.is_inference(out) and not torch.is_inference_mode_enabled():
         raise RuntimeError("out: is an inference tensor")
-    _native.as_output(memory(out, "out"), memory(like, argument), argument)
-    return out
 
 
 def written(result: Tensor) -> None:
     """Tell autograd of the native write, so that a saved tensor that changed is noticed."""
     if not result.is_inference():
         torch.autograd.graph.increment_version(result)
+
+
+def expanded(subspace: Subspace, z: Tensor, out: Any) -> Tensor:
+    """start + P z."""
+    if tracked(z):
+        refuse_out(out, "z")
+        return _Expand.apply(z, subspace, True)
+    return _expand(z, subspace, True, out)
+
+
+def projected(subspace: Subspace, grad_theta: Tensor) -> Tensor:
+    """P' grad_theta."""
+    return _Project.apply(grad_theta, subspace, grad_theta.dtype)
+
+
+def _expand(z: Tensor, subspace: Subspace, with_start: bool, out: Any = None, dtype: Any = None) -> Tensor:
+    numbers = subspace._numbers(z, subspace.m, "z")
+    start = subspace._start if with_start else None
+    if out is None:
+        return torch.from_numpy(subspace.expand(numbers, start, dtype or numbers.dtype))
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out: expected a torch tensor as z is one, got {type(out).__name__}")
+    refuse_output(out)
+    subspace.expand(numbers, start, numbers.dtype, memory(out, "out"))
+    written(out)
+    return out
+
+
+class _Expand(torch.autograd.Function):
+    """theta = start + P z, or P z alone: linear, so that all derivatives are this and its transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, subspace: Subspace, with_start: bool, dtype: Any = None) -> Tensor:
+        ctx.subspace, ctx.dtype = subspace, z.dtype
+        return _expand(z, subspace, with_start, None, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _Project.apply(grads[0].contiguous(), ctx.subspace, ctx.dtype), None, None, None
+
+
+class _Project(torch.autograd.Function):
+    """grad_z = P' grad_theta."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, subspace: Subspace, dtype: Any) -> Tensor:
+        numbers = subspace._numbers(grad, subspace.n, "grad_theta")
+        ctx.subspace, ctx.dtype = subspace, numbers.dtype
+        return torch.from_numpy(subspace.project(numbers)).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _Expand.apply(grads[0], ctx.subspace, False, ctx.dtype), None, None

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastmap._map import Chain, Map, MapLike, resolve
+from fastmap._structured import CLASSES
 from fastmap.maps import Affine, Identity, Interval, OneMinusLog, Power, Softplus
 
 Factory: TypeAlias = Callable[..., MapLike]  # from the bounds of the constraint to a map
@@ -61,6 +62,7 @@ _factories: dict[str, Factory] = {
     "less_than": lambda high: mirror(Softplus(low=-high)),
     "interval": Interval,
     "unit_interval": Interval,
+    **{cls().name: cls for cls in CLASSES.values()},  # of rows: "simplex", "ordered", ...
 }
 
 
@@ -71,7 +73,8 @@ def default_map(constraint: str, *bounds: float) -> Map:
     ----------
     constraint : str
         "real", "positive", "nonnegative", "greater_than" (one bound: low), "less_than" (high), "interval"
-        (low, high) or "unit_interval".
+        (low, high) or "unit_interval"; of whole rows the names of the structured maps: "simplex", "ordered",
+        "unit_vector", "positive_definite" and so on.
     *bounds : float
         As the constraint needs them.
 

@@ -18,6 +18,7 @@ from fastmap import _native
 from fastmap._extras import need
 from fastmap._functional import Array, forward, inverse
 from fastmap._map import Map, MapLike, Sliced, resolve
+from fastmap._structured import StructuredMap
 from fastmap.constraints import default_map
 from fastmap.maps import Identity, Log
 
@@ -52,7 +53,7 @@ class Param:
     ValueError
         ``low >= high``, bounds that are not finite, not whole for integers, or outside the domain of the map.
     TypeError
-        A dtype other than float32 and float64.
+        A dtype other than float32 and float64, or a structured map.
     """
 
     low: float | None
@@ -91,6 +92,11 @@ class Param:
         set_field(self, "init", init)
         if self.dtype is not None and self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: {self.dtype} is not supported; use float32 or float64")
+        if isinstance(self.map, StructuredMap):
+            raise TypeError(
+                f"map: {self.map!r} maps whole rows, which no parameter of a space does; "
+                "search z of its size, and call inverse in the objective"
+            )
         if self.map is not None:
             if np.broadcast_shapes(self.map.shape, self.shape) != self.shape:
                 raise ValueError(f"map: {self.map!r} does not broadcast to shape {self.shape}")

@@ -15,6 +15,7 @@ from fastmap._functional import forward, inverse, inverse_jacobian, jacobian
 from fastmap._map import Map, MapLike, resolve
 from fastmap._numpy_map import NumPyMap
 from fastmap._shards import is_sharded
+from fastmap._structured import StructuredMap
 from fastmap.torch._rows import RowSurgery, own_counts
 
 if TYPE_CHECKING:
@@ -154,10 +155,10 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         """Add parameters, with options of their own; see torch. Their z is f(theta) now."""
         group = dict(param_group)
         group["map"] = resolve("identity" if (m := group.get("map", self.defaults["map"])) is None else m)
-        if isinstance(group["map"], NumPyMap):
+        if isinstance(group["map"], NumPyMap | StructuredMap):
             raise TypeError(
-                f"map: {type(group['map']).__name__} has no native step; use fastmap.torch.Mapped, which "
-                "wraps an optimizer of torch"
+                f"map: {type(group['map']).__name__} has no native step; use fastmap.torch.Mapped, which wraps an "
+                "optimizer of torch"
             )
         if group["map"].program is None:
             raise TypeError("map: a Space maps a flat buffer; give each parameter the map of its own")
