@@ -13,7 +13,7 @@ from fastmap import _core, _native
 from fastmap._map import Map, MapLike, resolve
 from fastmap._native import Axis, Invalid
 
-Array: TypeAlias = Any  # a NumPy array, a torch tensor or a number; results are of the same kind
+Array: TypeAlias = Any  # a NumPy array, a torch tensor, a JAX array or a number; results are of the same kind
 
 
 def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
@@ -140,10 +140,10 @@ def pullback(
     invalid : {"raise", "nan", "clip"}, optional
         What to do with a z that is NaN, as in `forward`.
     """
-    m, torch = resolve(map), _torch_for(z)
-    policy = _policy(invalid, torch)
-    if torch is not None:
-        return torch.pullback(grad_theta, z, m, out, policy)
+    m, framework = resolve(map), _framework_of(z)
+    policy = _policy(invalid, z, framework)
+    if framework is not None:
+        return framework.pullback(grad_theta, z, m, out, policy)
     x, grad = _native.as_array(z, "z"), _native.as_array(grad_theta, "grad_theta")
     if grad.dtype != x.dtype:
         raise TypeError(f"grad_theta: dtype {grad.dtype} differs from {x.dtype} of z")
@@ -167,14 +167,14 @@ def elementwise(
     op: str, argument: str, x: Array, map: MapLike, out: Array | None, invalid: Invalid | None
 ) -> Array:
     """An elementwise operation by its name, with any policy."""
-    m, torch = resolve(map), _torch_for(x)
-    policy = _policy(invalid, torch)
-    if torch is not None:
-        return torch.elementwise(op, argument, x, m, out, policy)
+    m, framework = resolve(map), _framework_of(x)
+    policy = _policy(invalid, x, framework)
+    if framework is not None:
+        return framework.elementwise(op, argument, x, m, out, policy)
     if _core.apply_arrays(_core.OPS[op], m.program, policy, x, out):
         return out  # plain arrays, nothing to refuse: by far the most frequent call
     if isinstance(x, Mapping):
-        return _by_name(op, argument, x, map, out, policy)
+        return _by_name(op, argument, x, map, out, invalid)
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
     _native.apply(op, m, array, result, argument=argument, policy=policy)
@@ -182,44 +182,50 @@ def elementwise(
 
 
 def _by_name(
-    op: str, argument: str, x: Mapping[str, Array], space: Any, out: Mapping[str, Array] | None, policy: int
+    op: str,
+    argument: str,
+    x: Mapping[str, Array],
+    space: Any,
+    out: Mapping[str, Array] | None,
+    invalid: Invalid | None,
 ) -> dict[str, Array]:
-    """Buffers by name, in one native call; those that autograd follows get one each."""
+    """Buffers by name, in one native call; those that autograd follows, and JAX arrays, get one each."""
     maps: dict[str, Map] | None = getattr(space, "maps", None)
     if not isinstance(maps, dict):
         raise TypeError(f"{argument}: buffers by name need a Space as map, got {type(space).__name__}")
     for name, given in ((argument, x), ("out", out)):
         if given is not None and set(given) != set(maps):
             raise ValueError(f"{name}: expected the names {sorted(maps)} of the space, got {sorted(given)}")
-    rows, results = [], {}
+    rows, tensors, results = [], [], {}
     for name, value in x.items():
         label, given = f"{argument}[{name!r}]", None if out is None else out[name]
-        torch = _torch_for(value)
-        if torch is None:
+        framework = _framework_of(value)
+        if framework is None:
             array = _native.as_array(value, label)
             result = _native.as_output(given, array, label)
             results[name] = _returned(result, value, given)
             rows.append((label, maps[name], array, None, result))
-        elif torch.tracked(value):
-            results[name] = torch.elementwise(op, label, value, maps[name], given, policy)
+        elif framework.tracked(value):
+            policy = _policy(invalid, value, framework)
+            results[name] = framework.elementwise(op, label, value, maps[name], given, policy)
         else:
-            result = results[name] = torch.output(given, value, label)
-            memory = torch.memory(value, label), None, torch.memory(result, "out")
+            result = results[name] = framework.output(given, value, label)
+            memory = framework.memory(value, label), None, framework.memory(result, "out")
             rows.append((label, maps[name], *memory))
-    _native.apply_all(op, rows, policy=policy)
-    for result in results.values():
-        if (torch := _torch_for(result)) is not None:
-            torch.written(result)
+            tensors.append((framework, result))
+    _native.apply_all(op, rows, policy=_native.policy_code(invalid))
+    for framework, result in tensors:
+        framework.written(result)
     return results
 
 
 def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis, invalid: Invalid | None) -> Array:
     if axis == ():
         return elementwise(op, argument, x, map, None, invalid)
-    m, torch = resolve(map), _torch_for(x)
-    policy = _policy(invalid, torch)
-    if torch is not None:
-        return torch.log_det(op, argument, x, m, axis, policy)
+    m, framework = resolve(map), _framework_of(x)
+    policy = _policy(invalid, x, framework)
+    if framework is not None:
+        return framework.log_det(op, argument, x, m, axis, policy)
     array = _native.as_array(x, argument)
     return _native.log_det(op, m, array, axis, argument=argument, policy=policy)[()]
 
@@ -233,10 +239,10 @@ def _value_and_log_det(
     out: Array | None,
     invalid: Invalid | None,
 ) -> tuple[Array, Array]:
-    m, torch = resolve(map), _torch_for(x)
-    policy = _policy(invalid, torch)
-    if torch is not None:
-        return torch.value_and_log_det(op, log_op, argument, x, m, out, policy)
+    m, framework = resolve(map), _framework_of(x)
+    policy = _policy(invalid, x, framework)
+    if framework is not None:
+        return framework.value_and_log_det(op, log_op, argument, x, m, out, policy)
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
     total = _native.log_det(log_op, m, array, None, argument=argument, policy=policy, value_op=op, out=result)
@@ -250,18 +256,23 @@ def _returned(result: Array, x: Array, out: Array | None) -> Array:
     return result if isinstance(x, np.ndarray) or result.ndim else result[()]
 
 
-def _policy(invalid: Invalid | None, torch: ModuleType | None) -> int:
+def _policy(invalid: Invalid | None, x: Array, framework: ModuleType | None) -> int:
     """The code of a policy; None means "raise", and "nan" where a call runs later than it is made."""
-    if invalid is None and torch is not None and torch.is_transformed():
+    if invalid is None and framework is not None and framework.is_transformed(x):
         return _native.policy_code("nan")
     return _native.policy_code(invalid)
 
 
-def _torch_for(x: Array) -> ModuleType | None:
-    """The torch part of the package if x is a tensor; torch itself is never imported for it."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(x, torch.Tensor):
+def _framework_of(x: Array) -> ModuleType | None:
+    """The part of the package for the framework that x is an array of; none is ever imported for it."""
+    if type(x) is np.ndarray:
         return None
-    from fastmap import _torch
+    if (torch := sys.modules.get("torch")) is not None and isinstance(x, torch.Tensor):
+        from fastmap import _torch
 
-    return _torch
+        return _torch
+    if (jax := sys.modules.get("jax")) is not None and isinstance(x, jax.Array):
+        from fastmap import _jax
+
+        return _jax
+    return None

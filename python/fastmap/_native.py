@@ -19,7 +19,8 @@ FloatArray: TypeAlias = NDArray[Any]
 Invalid: TypeAlias = Literal["raise", "nan", "clip"]
 Axis: TypeAlias = int | tuple[int, ...] | None
 
-# NumPy has no bfloat16: views of such memory, which torch tensors give, are of this dtype of opaque 2 bytes.
+# NumPy has no bfloat16: memory of such numbers, be they from torch, JAX or ml_dtypes, is seen as this dtype of
+# opaque 2 bytes.
 BFLOAT16 = np.dtype("V2")
 _DTYPES = {np.dtype(np.float32): 0, np.dtype(np.float64): 1, BFLOAT16: 2, np.dtype(np.float16): 3}
 LARGE = 4 << 20  # bytes from which huge pages pay
@@ -39,6 +40,8 @@ def as_array(x: object, argument: str) -> FloatArray:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{argument}: masked arrays are not supported, the mask would be lost")
     array = x.view(np.ndarray) if isinstance(x, np.ndarray) else np.asarray(x)
+    if array.dtype.name == "bfloat16":
+        return array.view(BFLOAT16)
     if array.dtype in _DTYPES and array.dtype != BFLOAT16:
         return array
     if array.dtype.kind in "iu":
@@ -151,9 +154,17 @@ def log_det(
 
 def _parts(map: Map, x: FloatArray, argument: str) -> list[tuple[Map, Index, tuple[int, ...] | None]]:
     """The parts of a map that fit the buffer."""
-    if map.program is None and x.shape != map.shape:
-        raise ValueError(f"{argument}: shape {x.shape} differs from {map.shape} of the space")
+    if map.program is None:
+        refuse_misfit(map, x.shape, argument)
     return map.parts()
+
+
+def refuse_misfit(map: Map, shape: tuple[int, ...], argument: str) -> None:
+    """A map must fit the shape of a buffer."""
+    if map.program is not None:
+        row_strides(map, shape, argument)
+    elif shape != map.shape:
+        raise ValueError(f"{argument}: shape {shape} differs from {map.shape} of the space")
 
 
 def normalized_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
