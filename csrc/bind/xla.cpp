@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -50,6 +52,7 @@ template <class T> class Reader {
     at_ = static_cast<const T*>(array->data);
     end_ = at_ + array->size;
   }
+  explicit Reader(const std::vector<T>& values) : at_(values.data()), end_(at_ + values.size()) {}
   T next() { return *take(1); }
   const T* take(std::size_t n) {
     expect(n <= std::size_t(end_ - at_), "too short");
@@ -60,14 +63,12 @@ template <class T> class Reader {
     const T* first = take(n);
     return {first, first + n};
   }
+  // All that is left.
+  std::vector<T> rest() { return {std::exchange(at_, end_), end_}; }
 
  private:
   const T *at_, *end_;
 };
-
-std::size_t product(const std::vector<std::size_t>& lengths) {
-  return std::accumulate(lengths.begin(), lengths.end(), std::size_t(1), std::multiplies<>());
-}
 
 Storage storage_of(int dtype) {
   switch (dtype) {
@@ -88,12 +89,71 @@ const Buffer& buffer(const Buffers& buffers, std::int64_t i) {
   return *static_cast<const Buffer*>(buffers.buffers[i]);
 }
 
+std::vector<std::ptrdiff_t> c_strides(const std::vector<std::size_t>& shape, std::size_t item) {
+  std::vector<std::ptrdiff_t> strides(shape.size());
+  auto stride = std::ptrdiff_t(item);
+  for (std::size_t d = shape.size(); d-- > 0; stride *= std::ptrdiff_t(shape[d])) strides[d] = stride;
+  return strides;
+}
+
+// The maps of a call, as its attributes describe them.
+struct Maps {
+  struct Part {
+    std::size_t start;               // of its slice
+    std::vector<std::size_t> slice;  // its shape
+    std::unique_ptr<Program> program;
+  };
+  using Text = std::pair<std::vector<std::int64_t>, std::vector<double>>;
+
+  explicit Maps(Text text) : text(std::move(text)) {
+    Reader<std::int64_t> program(this->text.first);
+    Reader<double> params(this->text.second);
+    for (auto n = program.next(); n > 0; --n) parts.push_back(part(program, params));
+  }
+
+  const Text text;  // programs point to the parameters in it
+  std::vector<Part> parts;
+
+ private:
+  static Part part(Reader<std::int64_t>& program, Reader<double>& params) {
+    const auto start = std::size_t(program.next());
+    auto slice = program.list(), shape = program.list();
+    const auto rows = std::accumulate(shape.begin(), shape.end(), std::size_t(1), std::multiplies<>());
+    std::vector<StepSpec> steps;
+    for (auto n = program.next(); n > 0; --n) {
+      const auto map = program.next();
+      expect(map >= 0 && std::size_t(map) < map_count(), "map");
+      StepSpec step{int(map), program.next() != 0, {}};
+      for (int i = 0; i < map_info(int(map)).n_params; ++i)
+        step.params.push_back({params.take(rows), c_strides(shape, sizeof(double))});
+      steps.push_back(std::move(step));
+    }
+    return {start, std::move(slice), std::make_unique<Program>(std::move(shape), std::move(steps))};
+  }
+};
+
+// Those of recent calls are kept: a training loop makes the same calls again and again, and to prepare the parameters
+// takes longer than to map a small buffer.
+std::shared_ptr<const Maps> maps_of(Maps::Text text) {
+  static std::mutex mutex;
+  static auto& recent =
+      *new std::map<Maps::Text, std::shared_ptr<const Maps>>;  // XLA's threads may outlive statics
+  constexpr std::size_t most = 64;
+  {
+    std::lock_guard lock(mutex);
+    if (const auto found = recent.find(text); found != recent.end()) return found->second;
+  }
+  auto maps = std::make_shared<const Maps>(text);
+  std::lock_guard lock(mutex);
+  if (recent.size() >= most) recent.clear();
+  return recent.emplace(std::move(text), std::move(maps)).first->second;
+}
+
 // What a handler was asked for.
 class Call {
  public:
   explicit Call(const Frame& frame) : argument_(text(frame, "argument")), x_(buffer(frame.args, 0)) {
     Reader<std::int64_t> program(frame, "program", kS64);
-    Reader<double> params(frame, "params", kF64);
     op = Op(program.next());
     value_op = Op(program.next());
     policy = Policy(program.next());
@@ -106,23 +166,26 @@ class Call {
     for (const std::size_t axis : axes) order_.push_back(axis + rank);
     for (std::size_t i = 0; i < rank - summed; ++i) rows *= std::size_t(x_.dims[order_.at(i)]);
     const bool sliced = program.next();
-    for (auto parts = program.next(); parts > 0; --parts) add_part(program, params, sliced);
+    maps_ = maps_of({program.rest(), Reader<double>(frame, "params", kF64).rest()});
+    for (const Maps::Part& part : maps_->parts)
+      segments.push_back({part.program.get(), storage_of(x_.dtype), layout(part, sliced)});
   }
 
   void bind(Operand operand, const Buffer& b) {
-    expect(b.rank == x_.rank && std::equal(b.dims, b.dims + b.rank, x_.dims) && b.dtype == x_.dtype, "shape or dtype");
+    expect(b.rank == x_.rank && std::equal(b.dims, b.dims + b.rank, x_.dims) && b.dtype == x_.dtype,
+           "shape or dtype");
     const std::size_t item = stored_size(storage_of(b.dtype));
     for (std::size_t i = 0; i < segments.size(); ++i)
-      segments[i].layout.data[operand] = static_cast<char*>(b.data) + starts_[i] * item;
+      segments[i].layout.data[operand] = static_cast<char*>(b.data) + maps_->parts[i].start * item;
   }
 
   void refuse(const Invalid& invalid) const {
     if (!invalid.count) return;
     const Segment& s = segments[invalid.segment];
-    throw std::invalid_argument(argument_ + ": " + std::to_string(invalid.count) + " of " +
-                                std::to_string(s.layout.size()) + " values cannot be mapped, first at element " +
-                                std::to_string(invalid.first) + " of its C order" +
-                                (segments.size() > 1 ? " in slice " + std::to_string(invalid.segment) : ""));
+    throw std::invalid_argument(
+        argument_ + ": " + std::to_string(invalid.count) + " of " + std::to_string(s.layout.size()) +
+        " values cannot be mapped, first at element " + std::to_string(invalid.first) + " of its C order" +
+        (segments.size() > 1 ? " in slice " + std::to_string(invalid.segment) : ""));
   }
 
   Op op, value_op;
@@ -131,32 +194,9 @@ class Call {
   std::vector<Segment> segments;
 
  private:
-  void add_part(Reader<std::int64_t>& program, Reader<double>& params, bool sliced) {
-    const auto start = std::size_t(program.next());
-    const auto slice = program.list(), shape = program.list();
-    std::vector<StepSpec> steps;
-    for (auto n = program.next(); n > 0; --n) {
-      const auto map = program.next();
-      expect(map >= 0 && std::size_t(map) < map_count(), "map");
-      StepSpec step{int(map), program.next() != 0, {}};
-      for (int i = 0; i < map_info(int(map)).n_params; ++i)
-        step.params.push_back({params.take(product(shape)), c_strides(shape, sizeof(double))});
-      steps.push_back(std::move(step));
-    }
-    programs_.push_back(std::make_unique<Program>(shape, std::move(steps)));
-    starts_.push_back(start);
-    segments.push_back({programs_.back().get(), storage_of(x_.dtype), layout(slice, shape, sliced)});
-  }
-
-  static std::vector<std::ptrdiff_t> c_strides(const std::vector<std::size_t>& shape, std::size_t item) {
-    std::vector<std::ptrdiff_t> strides(shape.size());
-    auto stride = std::ptrdiff_t(item);
-    for (std::size_t d = shape.size(); d-- > 0; stride *= std::ptrdiff_t(shape[d])) strides[d] = stride;
-    return strides;
-  }
-
   // The axes of x in their order, or those of the slice in place of its last one; parameters broadcast from the end.
-  Layout layout(const std::vector<std::size_t>& slice, const std::vector<std::size_t>& params, bool sliced) const {
+  Layout layout(const Maps::Part& part, bool sliced) const {
+    const std::vector<std::size_t>& params = part.program->shape();
     const std::size_t item = stored_size(storage_of(x_.dtype));
     std::vector<std::size_t> shape(x_.dims, x_.dims + x_.rank);
     std::vector<std::ptrdiff_t> strides = c_strides(shape, item);
@@ -165,11 +205,11 @@ class Call {
       expect(!order.empty() && order.back() == shape.size() - 1, "axes");
       for (std::vector<std::size_t>* list : {&shape, &order}) list->pop_back();
       strides.pop_back();
-      for (const std::size_t length : slice) {
+      for (const std::size_t length : part.slice) {
         order.push_back(shape.size());
         shape.push_back(length);
       }
-      const auto inner = c_strides(slice, item);
+      const auto inner = c_strides(part.slice, item);
       strides.insert(strides.end(), inner.begin(), inner.end());
     }
     expect(params.size() <= shape.size(), "rank of the parameters");
@@ -194,8 +234,7 @@ class Call {
   std::string argument_;
   const Buffer& x_;
   std::vector<std::size_t> order_;
-  std::vector<std::size_t> starts_;
-  std::vector<std::unique_ptr<Program>> programs_;
+  std::shared_ptr<const Maps> maps_;
 };
 
 // Answers the question for the version, or runs the call; errors go back to XLA, which raises them.

@@ -235,7 +235,9 @@ def _memory(x: jax.Array, argument: str) -> _native.FloatArray:
     """A NumPy view of the memory of an array that has values; waits for them."""
     devices = x.devices()
     if len(devices) > 1:
-        raise ValueError(f"{argument}: lies on {len(devices)} devices; call it inside jax.shard_map")
+        raise ValueError(
+            f"{argument}: lies on {len(devices)} devices; call it under jax.jit or, to keep its parts where they are, jax.shard_map"
+        )
     if (platform := next(iter(devices)).platform) != "cpu":
         raise ValueError(f"{argument}: device {platform} is not supported; use jax.device_put to a CPU device")
     return _native.as_array(np.asarray(x), argument)
