@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastmap import _core, _native
+from fastmap import _columns, _core, _native
 from fastmap._map import Map, MapLike, resolve
 from fastmap._native import Axis, Invalid
 
@@ -22,25 +22,28 @@ def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: In
     Parameters
     ----------
     theta : array, tensor or number
-        float16, float32, float64 (tensors also bfloat16), any shape; numbers, lists and integers count as
-        float64. 16-bit types give the float32 result, rounded once.
+        float16, bfloat16, float32, float64, any shape; numbers, lists and integers count as float64. 16-bit
+        types give the float32 result, rounded once. Columns of pandas, Polars and Arrow keep their kind,
+        index and names, missing values count as NaN; other arrays that speak DLPack give NumPy arrays.
     map : Map, str or Space
         The map f, the name of one with default parameters, or a `Space` over one flat buffer: each slice by
         its own map, in one native call. With a space theta may also be a dict of buffers by name; then the
         result, and `out`, are such dicts.
     out : array or tensor, optional
-        Receives z: same kind, shape and dtype, contiguous; may be `theta` itself.
+        Receives z: same kind, shape and dtype, contiguous; may be `theta` itself. Not for JAX arrays, which
+        nothing can write into.
     invalid : {"raise", "nan", "clip"}, optional
         What to do with theta outside the open domain, infinite or NaN. "raise" (default): DomainError,
         theta is untouched (also in place), the content of `out` is undefined. "nan": NaN instead, and
         the infinite limit on the edge of the domain. "clip": the nearest theta with a finite z; NaN
-        still raises.
+        still raises. Compiled or transformed calls (``torch.compile``, ``jax.jit``, ``vmap``) default to
+        "nan".
 
     Returns
     -------
     array, tensor or number
-        z, of the kind of `theta`. Differentiable, twice, when `theta` is a tensor that requires grad: a third
-        derivative is refused by NotImplementedError, since maps define two.
+        z, of the kind of `theta`. Differentiable, twice, when `theta` is a JAX array or a tensor that
+        requires grad: a third derivative is refused by NotImplementedError, since maps define two.
 
     Raises
     ------
@@ -250,10 +253,14 @@ def _value_and_log_det(
 
 
 def _returned(result: Array, x: Array, out: Array | None) -> Array:
-    """`out` itself; a scalar where a scalar came in."""
+    """`out` itself; else the result as x is: a scalar, a column, an array of its kind of bfloat16."""
     if out is not None:
         return out
-    return result if isinstance(x, np.ndarray) or result.ndim else result[()]
+    if result.dtype == _native.BFLOAT16:
+        result = result.view(x.dtype)
+    if isinstance(x, np.ndarray):
+        return result
+    return _columns.like(x, result) if result.ndim else result[()]
 
 
 def _policy(invalid: Invalid | None, x: Array, framework: ModuleType | None) -> int:

@@ -1,8 +1,8 @@
 """JAX arrays: checks, derivatives, then the native calls.
 
-Arrays with values go to the engine as NumPy views of their memory, so that what is refused is a `DomainError` at once.
-What is traced becomes a call that XLA makes when it runs, through its foreign function interface
-(``csrc/bind/xla.hpp``); the program then carries the map itself, so that it may be kept and run in another process.
+Arrays with values go to the engine as NumPy views of their memory, so that what is refused is a `DomainError`
+at once. What is traced becomes a call that XLA makes when it runs, through its foreign function interface
+(``csrc/bind/xla.hpp``); the program then carries the map itself, so that another process may load and run it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastmap import _core, _native
-from fastmap._derivatives import DERIVATIVE, chain_rule
+from fastmap._derivatives import chain_rule
 from fastmap._info import __version__
 from fastmap._map import Map
 from fastmap._native import Axis
@@ -236,10 +236,13 @@ def _memory(x: jax.Array, argument: str) -> _native.FloatArray:
     devices = x.devices()
     if len(devices) > 1:
         raise ValueError(
-            f"{argument}: lies on {len(devices)} devices; call it under jax.jit or, to keep its parts where they are, jax.shard_map"
+            f"{argument}: lies on {len(devices)} devices; call it under jax.jit or, to keep its parts where "
+            "they are, under jax.shard_map"
         )
     if (platform := next(iter(devices)).platform) != "cpu":
-        raise ValueError(f"{argument}: device {platform} is not supported; use jax.device_put to a CPU device")
+        raise ValueError(
+            f"{argument}: device {platform} is not supported; use jax.device_put to a CPU device"
+        )
     return _native.as_array(np.asarray(x), argument)
 
 
@@ -253,8 +256,10 @@ def _fresh(like: _native.FloatArray) -> _native.FloatArray:
 
 
 def _wrapped(result: _native.FloatArray, x: jax.Array) -> jax.Array:
-    return jax.device_put(result.view(x.dtype), x.sharding)
+    wrapped: jax.Array = jax.device_put(result.view(x.dtype), x.sharding)
+    return wrapped
 
 
 def _sums(sums: _native.FloatArray, x: jax.Array) -> jax.Array:
-    return jax.device_put(sums.astype(_sum_dtype()), next(iter(x.devices())))
+    wrapped: jax.Array = jax.device_put(sums.astype(_sum_dtype()), x.sharding)
+    return wrapped
