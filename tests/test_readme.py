@@ -1,4 +1,4 @@
-"""Every Python example of the README and of docs/search.md runs."""
+"""Every Python example of the README and of these pages runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT + (ROOT / "docs" / "search.md").read_text(), re.DOTALL)
+PAGES = [(ROOT / "docs" / name).read_text() for name in ("search.md", "jax.md", "arrays.md")]
+EXAMPLES = re.findall(r"```python\n(.*?)```", "".join([TEXT, *PAGES]), re.DOTALL)
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))

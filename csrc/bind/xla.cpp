@@ -16,6 +16,8 @@
 namespace fastmap::xla {
 namespace {
 
+constexpr std::size_t kLarge = 4 << 20;  // bytes from which huge pages pay
+
 // A handler is called with attributes that `_jax.py` of the same build has written: what cannot be as it should is a
 // mistake there, or a call by hand.
 [[noreturn]] void malformed(const char* what) {
@@ -175,6 +177,9 @@ class Call {
     expect(b.rank == x_.rank && std::equal(b.dims, b.dims + b.rank, x_.dims) && b.dtype == x_.dtype,
            "shape or dtype");
     const std::size_t item = stored_size(storage_of(b.dtype));
+    std::size_t bytes = item;
+    for (std::int64_t d = 0; d < b.rank; ++d) bytes *= std::size_t(b.dims[d]);
+    if (operand == kOut && bytes >= kLarge) advise_huge_pages(b.data, bytes);  // XLA's memory is fresh, too
     for (std::size_t i = 0; i < segments.size(); ++i)
       segments[i].layout.data[operand] = static_cast<char*>(b.data) + maps_->parts[i].start * item;
   }

@@ -41,7 +41,7 @@ def elementwise(op: str, argument: str, x: jax.Array, map: Map, out: Any, policy
     array = _memory(x, argument)
     result = _fresh(array)
     _native.apply(op, map, array, result, argument=argument, policy=policy)
-    return _wrapped(result, x)
+    return _wrapped(result.view(x.dtype), x)
 
 
 def log_det(op: str, argument: str, x: jax.Array, map: Map, axis: Axis, policy: int) -> jax.Array:
@@ -51,7 +51,7 @@ def log_det(op: str, argument: str, x: jax.Array, map: Map, axis: Axis, policy: 
         _native.refuse_misfit(map, x.shape, argument)
         return _log_det(op, None, argument, map, _native.normalized_axes(axis, x.ndim), policy, x)[0]
     sums = _native.log_det(op, map, _memory(x, argument), axis, argument=argument, policy=policy)
-    return _sums(sums, x)
+    return _wrapped(sums.astype(_sum_dtype()), x)
 
 
 def value_and_log_det(
@@ -68,7 +68,7 @@ def value_and_log_det(
     total = _native.log_det(
         log_op, map, array, None, argument=argument, policy=policy, value_op=op, out=result
     )
-    return _wrapped(result, x), _sums(total, x)
+    return _wrapped(result.view(x.dtype), x), _wrapped(total.astype(_sum_dtype()), x)
 
 
 def pullback(grad_theta: Any, z: jax.Array, map: Map, out: Any, policy: int) -> jax.Array:
@@ -94,7 +94,7 @@ def pullback(grad_theta: Any, z: jax.Array, map: Map, out: Any, policy: int) -> 
         grad=_memory(grad, "grad_theta"),
         grad_argument="grad_theta",
     )
-    return _wrapped(result, z)
+    return _wrapped(result.view(z.dtype), z)
 
 
 def is_transformed(x: jax.Array) -> bool:
@@ -256,10 +256,6 @@ def _fresh(like: _native.FloatArray) -> _native.FloatArray:
 
 
 def _wrapped(result: _native.FloatArray, x: jax.Array) -> jax.Array:
-    wrapped: jax.Array = jax.device_put(result.view(x.dtype), x.sharding)
-    return wrapped
-
-
-def _sums(sums: _native.FloatArray, x: jax.Array) -> jax.Array:
-    wrapped: jax.Array = jax.device_put(sums.astype(_sum_dtype()), x.sharding)
+    """The result as an array of JAX where x is, and as free to move as x is."""
+    wrapped: jax.Array = jax.device_put(result, x.sharding if x.committed else None)
     return wrapped
