@@ -1,4 +1,4 @@
-"""Every Python example of the README, docs/search.md and docs/machines.md runs (Ray: test_ray.py)."""
+"""Every Python example of the README and of these pages runs (Ray: test_ray.py)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
-DOCS = "".join((ROOT / "docs" / name).read_text() for name in ("search.md", "machines.md"))
+PAGES = ("search.md", "machines.md", "structured.md", "jax.md", "arrays.md")
 EXAMPLES = [
-    code for code in re.findall(r"```python\n(.*?)```", TEXT + DOCS, re.DOTALL) if "from ray" not in code
+    code
+    for text in [TEXT, *((ROOT / "docs" / name).read_text() for name in PAGES)]
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    if "from ray" not in code
 ]
 
 

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "bind/borrow.hpp"
+#include "bind/xla.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/step.hpp"
 #include "engine/threads.hpp"
@@ -403,6 +404,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("advise_huge_pages", [](std::uintptr_t buffer, std::size_t bytes) {
     advise_huge_pages(reinterpret_cast<void*>(buffer), bytes);
   });
+  m.attr("XLA_HANDLERS") = py::dict(
+      py::arg("apply") = py::capsule(reinterpret_cast<void*>(&xla::apply), "xla._CUSTOM_CALL_TARGET"),
+      py::arg("log_det") = py::capsule(reinterpret_cast<void*>(&xla::log_det), "xla._CUSTOM_CALL_TARGET"));
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", &num_threads);
   active_isa();   // an unavailable FASTMAP_ISA is an error at import,

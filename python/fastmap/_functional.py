@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastmap import _core, _native, _structured
+from fastmap import _columns, _core, _native, _structured
 from fastmap._map import Map, MapLike, resolve
 from fastmap._native import Axis, Invalid
 from fastmap._structured import StructuredMap
 
-Array: TypeAlias = Any  # a NumPy array, a torch tensor or a number; results are of the same kind
+Array: TypeAlias = Any  # a NumPy array, a torch tensor, a JAX array or a number; results are of the same kind
 
 
 def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
@@ -23,25 +23,28 @@ def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: In
     Parameters
     ----------
     theta : array, tensor or number
-        float16, float32, float64 (tensors also bfloat16), any shape; numbers, lists and integers count as
-        float64. 16-bit types give the float32 result, rounded once.
+        float16, bfloat16, float32, float64, any shape; numbers, lists and integers count as float64. 16-bit
+        types give the float32 result, rounded once. Columns of pandas, Polars and Arrow keep their kind,
+        index and names, missing values count as NaN; other arrays that speak DLPack give NumPy arrays.
     map : Map, str or Space
         The map f, the name of one with default parameters, or a `Space` over one flat buffer: each slice by
         its own map, in one native call. With a space theta may also be a dict of buffers by name; then the
         result, and `out`, are such dicts.
     out : array or tensor, optional
-        Receives z: same kind, shape and dtype, contiguous; may be `theta` itself.
+        Receives z: same kind, shape and dtype, contiguous; may be `theta` itself. Not for JAX arrays, which
+        nothing can write into.
     invalid : {"raise", "nan", "clip"}, optional
         What to do with theta outside the open domain, infinite or NaN. "raise" (default): DomainError,
         theta is untouched (also in place), the content of `out` is undefined. "nan": NaN instead, and
         the infinite limit on the edge of the domain. "clip": the nearest theta with a finite z; NaN
-        still raises.
+        still raises. Compiled or transformed calls (``torch.compile``, ``jax.jit``, ``vmap``) default to
+        "nan".
 
     Returns
     -------
     array, tensor or number
-        z, of the kind of `theta`. Differentiable, twice, when `theta` is a tensor that requires grad: a third
-        derivative is refused by NotImplementedError, since maps define two.
+        z, of the kind of `theta`. Differentiable, twice, when `theta` is a JAX array or a tensor that
+        requires grad: a third derivative is refused by NotImplementedError, since maps define two.
 
     Raises
     ------
@@ -141,12 +144,12 @@ def pullback(
     invalid : {"raise", "nan", "clip"}, optional
         What to do with a z that is NaN, as in `forward`.
     """
-    m, torch = resolve(map), _torch_for(z)
-    policy = _policy(invalid, torch)
+    m, framework = resolve(map), _framework_of(z)
+    policy = _policy(invalid, z, framework)
     if isinstance(m, StructuredMap):
         return _structured.pullback(grad_theta, z, m, out, policy)
-    if torch is not None:
-        return torch.pullback(grad_theta, z, m, out, policy)
+    if framework is not None:
+        return framework.pullback(grad_theta, z, m, out, policy)
     x, grad = _native.as_array(z, "z"), _native.as_array(grad_theta, "grad_theta")
     if grad.dtype != x.dtype:
         raise TypeError(f"grad_theta: dtype {grad.dtype} differs from {x.dtype} of z")
@@ -170,16 +173,16 @@ def elementwise(
     op: str, argument: str, x: Array, map: MapLike, out: Array | None, invalid: Invalid | None
 ) -> Array:
     """An elementwise operation by its name, with any policy."""
-    m, torch = resolve(map), _torch_for(x)
-    policy = _policy(invalid, torch)
+    m, framework = resolve(map), _framework_of(x)
+    policy = _policy(invalid, x, framework)
     if isinstance(m, StructuredMap):
         return _structured.call(op, argument, x, m, out, policy)
-    if torch is not None:
-        return torch.elementwise(op, argument, x, m, out, policy)
+    if framework is not None:
+        return framework.elementwise(op, argument, x, m, out, policy)
     if _core.apply_arrays(_core.OPS[op], m.program, policy, x, out):
         return out  # plain arrays, nothing to refuse: by far the most frequent call
     if isinstance(x, Mapping):
-        return _by_name(op, argument, x, map, out, policy)
+        return _by_name(op, argument, x, map, out, invalid)
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
     _native.apply(op, m, array, result, argument=argument, policy=policy)
@@ -187,46 +190,52 @@ def elementwise(
 
 
 def _by_name(
-    op: str, argument: str, x: Mapping[str, Array], space: Any, out: Mapping[str, Array] | None, policy: int
+    op: str,
+    argument: str,
+    x: Mapping[str, Array],
+    space: Any,
+    out: Mapping[str, Array] | None,
+    invalid: Invalid | None,
 ) -> dict[str, Array]:
-    """Buffers by name, in one native call; those that autograd follows get one each."""
+    """Buffers by name, in one native call; those that autograd follows, and JAX arrays, get one each."""
     maps: dict[str, Map] | None = getattr(space, "maps", None)
     if not isinstance(maps, dict):
         raise TypeError(f"{argument}: buffers by name need a Space as map, got {type(space).__name__}")
     for name, given in ((argument, x), ("out", out)):
         if given is not None and set(given) != set(maps):
             raise ValueError(f"{name}: expected the names {sorted(maps)} of the space, got {sorted(given)}")
-    rows, results = [], {}
+    rows, tensors, results = [], [], {}
     for name, value in x.items():
         label, given = f"{argument}[{name!r}]", None if out is None else out[name]
-        torch = _torch_for(value)
-        if torch is None:
+        framework = _framework_of(value)
+        if framework is None:
             array = _native.as_array(value, label)
             result = _native.as_output(given, array, label)
             results[name] = _returned(result, value, given)
             rows.append((label, maps[name], array, None, result))
-        elif torch.tracked(value):
-            results[name] = torch.elementwise(op, label, value, maps[name], given, policy)
+        elif framework.tracked(value):
+            policy = _policy(invalid, value, framework)
+            results[name] = framework.elementwise(op, label, value, maps[name], given, policy)
         else:
-            result = results[name] = torch.output(given, value, label)
-            memory = torch.memory(value, label), None, torch.memory(result, "out")
+            result = results[name] = framework.output(given, value, label)
+            memory = framework.memory(value, label), None, framework.memory(result, "out")
             rows.append((label, maps[name], *memory))
-    _native.apply_all(op, rows, policy=policy)
-    for result in results.values():
-        if (torch := _torch_for(result)) is not None:
-            torch.written(result)
+            tensors.append((framework, result))
+    _native.apply_all(op, rows, policy=_native.policy_code(invalid))
+    for framework, result in tensors:
+        framework.written(result)
     return results
 
 
 def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis, invalid: Invalid | None) -> Array:
     if axis == ():
         return elementwise(op, argument, x, map, None, invalid)
-    m, torch = resolve(map), _torch_for(x)
-    policy = _policy(invalid, torch)
+    m, framework = resolve(map), _framework_of(x)
+    policy = _policy(invalid, x, framework)
     if isinstance(m, StructuredMap):
         return _structured.log_det(op, argument, x, m, axis, policy)
-    if torch is not None:
-        return torch.log_det(op, argument, x, m, axis, policy)
+    if framework is not None:
+        return framework.log_det(op, argument, x, m, axis, policy)
     array = _native.as_array(x, argument)
     return _native.log_det(op, m, array, axis, argument=argument, policy=policy)[()]
 
@@ -240,14 +249,14 @@ def _value_and_log_det(
     out: Array | None,
     invalid: Invalid | None,
 ) -> tuple[Array, Array]:
-    m, torch = resolve(map), _torch_for(x)
-    policy = _policy(invalid, torch)
+    m, framework = resolve(map), _framework_of(x)
+    policy = _policy(invalid, x, framework)
     if isinstance(m, StructuredMap):
         direction: _structured.Op = "forward" if op == "forward" else "inverse"
         value, rows = _structured.value_and_rows(direction, argument, x, m, out, policy)
         return value, _structured.summed(rows, None)
-    if torch is not None:
-        return torch.value_and_log_det(op, log_op, argument, x, m, out, policy)
+    if framework is not None:
+        return framework.value_and_log_det(op, log_op, argument, x, m, out, policy)
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
     total = _native.log_det(log_op, m, array, None, argument=argument, policy=policy, value_op=op, out=result)
@@ -255,24 +264,33 @@ def _value_and_log_det(
 
 
 def _returned(result: Array, x: Array, out: Array | None) -> Array:
-    """`out` itself; a scalar where a scalar came in."""
+    """`out` itself; else the result as x is: a scalar, a column, an array of its kind of bfloat16."""
     if out is not None:
         return out
-    return result if isinstance(x, np.ndarray) or result.ndim else result[()]
+    if result.dtype == _native.BFLOAT16:
+        result = result.view(x.dtype)
+    if isinstance(x, np.ndarray):
+        return result
+    return _columns.like(x, result) if result.ndim else result[()]
 
 
-def _policy(invalid: Invalid | None, torch: ModuleType | None) -> int:
+def _policy(invalid: Invalid | None, x: Array, framework: ModuleType | None) -> int:
     """The code of a policy; None means "raise", and "nan" where a call runs later than it is made."""
-    if invalid is None and torch is not None and torch.is_transformed():
+    if invalid is None and framework is not None and framework.is_transformed(x):
         return _native.policy_code("nan")
     return _native.policy_code(invalid)
 
 
-def _torch_for(x: Array) -> ModuleType | None:
-    """The torch part of the package if x is a tensor; torch itself is never imported for it."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(x, torch.Tensor):
+def _framework_of(x: Array) -> ModuleType | None:
+    """The part of the package for the framework that x is an array of; none is ever imported for it."""
+    if type(x) is np.ndarray:
         return None
-    from fastmap import _torch
+    if (torch := sys.modules.get("torch")) is not None and isinstance(x, torch.Tensor):
+        from fastmap import _torch
 
-    return _torch
+        return _torch
+    if (jax := sys.modules.get("jax")) is not None and isinstance(x, jax.Array):
+        from fastmap import _jax
+
+        return _jax
+    return None

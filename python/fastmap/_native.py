@@ -21,7 +21,7 @@ FloatArray: TypeAlias = NDArray[Any]
 Invalid: TypeAlias = Literal["raise", "nan", "clip"]
 Axis: TypeAlias = int | tuple[int, ...] | None
 
-# NumPy has no bfloat16: views of such memory, which torch tensors give, are of this dtype of opaque 2 bytes.
+# NumPy has no bfloat16: memory of such numbers, from torch, JAX or ml_dtypes, is seen as opaque 2 bytes.
 BFLOAT16 = np.dtype("V2")
 _DTYPES = {np.dtype(np.float32): 0, np.dtype(np.float64): 1, BFLOAT16: 2, np.dtype(np.float16): 3}
 LARGE = 4 << 20  # bytes from which huge pages pay
@@ -39,13 +39,35 @@ def policy_code(invalid: Invalid | None) -> int:
 def as_array(x: object, argument: str) -> FloatArray:
     """An array of a float type: such arrays as they are, numbers and integers as float64."""
     if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{argument}: masked arrays are not supported, the mask would be lost")
-    array = x.view(np.ndarray) if isinstance(x, np.ndarray) else np.asarray(x)
-    if array.dtype in _DTYPES and array.dtype != BFLOAT16:
+        raise TypeError(f"{argument}: masked arrays are not supported, the mask would be lost; use filled()")
+    given = x if isinstance(x, np.ndarray) else _imported(x, argument)
+    array = _seen(given)
+    if array.dtype in _DTYPES and given.dtype != BFLOAT16:
         return array
     if array.dtype.kind in "iu":
         return array.astype(np.float64)
-    raise TypeError(f"{argument}: dtype {array.dtype} is not supported; use float16, float32 or float64")
+    fix = "pass its fields one by one" if array.dtype.names else "use float16, float32 or float64"
+    raise TypeError(f"{argument}: dtype {array.dtype} is not supported; {fix}")
+
+
+def _seen(array: FloatArray) -> FloatArray:
+    """The array as the engine sees it: no subclass, bfloat16 of ml_dtypes as opaque 2 bytes."""
+    plain = array.view(np.ndarray)
+    is_bfloat16 = plain.dtype.kind == "V" and plain.dtype.name == "bfloat16"
+    return plain.view(BFLOAT16) if is_bfloat16 else plain
+
+
+def _imported(x: object, argument: str) -> FloatArray:
+    """A NumPy array of what is none; without a copy where its library allows that."""
+    if not hasattr(x, "__dlpack__") or hasattr(x, "__array__"):
+        return np.asarray(x)
+    try:
+        return np.from_dlpack(x)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"{argument}: {type(x).__name__} cannot be seen as a NumPy array ({error}); pass a dense array "
+            "of floating-point numbers on the CPU"
+        ) from error
 
 
 def as_output(out: object, like: FloatArray, argument: str) -> FloatArray:
@@ -57,6 +79,7 @@ def as_output(out: object, like: FloatArray, argument: str) -> FloatArray:
         return fresh
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out: expected a NumPy array as {argument} is one, got {type(out).__name__}")
+    out = _seen(out)
     if out.dtype != like.dtype:
         raise TypeError(f"out: dtype {out.dtype} differs from {like.dtype} of {argument}")
     if out.shape != like.shape:
@@ -65,7 +88,7 @@ def as_output(out: object, like: FloatArray, argument: str) -> FloatArray:
         raise ValueError("out: the array is read-only")
     if not _is_dense(out):
         raise ValueError("out: the array is not contiguous")
-    return out.view(np.ndarray)
+    return out
 
 
 def apply(
@@ -182,9 +205,17 @@ def _refuse_invalid(m: NumPyMap, part: FloatArray, op: str, policy: int, argumen
 
 def _parts(map: Map, x: FloatArray, argument: str) -> list[tuple[Map, Index, tuple[int, ...] | None]]:
     """The parts of a map that fit the buffer."""
-    if isinstance(map, Sliced) and x.shape != map.shape:
-        raise ValueError(f"{argument}: shape {x.shape} differs from {map.shape} of the space")
+    refuse_misfit(map, x.shape, argument)
     return map.parts()
+
+
+def refuse_misfit(map: Map, shape: tuple[int, ...], argument: str) -> None:
+    """A map must fit the shape of a buffer."""
+    if isinstance(map, Sliced):
+        if shape != map.shape:
+            raise ValueError(f"{argument}: shape {shape} differs from {map.shape} of the space")
+    else:
+        row_strides(map, shape, argument)
 
 
 def normalized_axes(axis: Axis, ndim: int) -> tuple[int, ...]:

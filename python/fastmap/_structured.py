@@ -239,6 +239,10 @@ def batch(map: StructuredMap, shape: tuple[int, ...], is_theta: bool) -> tuple[i
 
 
 def _array(x: object, argument: str) -> FloatArray:
+    if (jax := sys.modules.get("jax")) is not None and isinstance(x, jax.Array):
+        raise TypeError(
+            f"{argument}: structured maps take NumPy arrays and torch tensors; pass np.asarray of a JAX array"
+        )
     return as_rows(_native.as_array(x, argument), argument)
 
 

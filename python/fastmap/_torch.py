@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import _C, Tensor
 from torch.autograd import forward_ad
 
 from fastmap import _core, _native, _shards
+from fastmap._derivatives import DERIVATIVE, chain_rule
 from fastmap._errors import DomainError
 from fastmap._map import Map
 from fastmap._native import Axis
@@ -24,19 +24,6 @@ from fastmap._shards import is_sharded
 from fastmap.subspace import Subspace
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-# d op / dx as an op, where there is one; the second derivatives of the map are
-# f'' = f' (log |f'|)', which `_times_derivative` writes as a product.
-_DERIVATIVE = {
-    "forward": "jacobian",
-    "inverse": "inverse_jacobian",
-    "log_abs_det": "log_abs_det_grad",
-    "inverse_log_abs_det": "inverse_log_abs_det_grad",
-}
-_LOG_DERIVATIVE = {
-    "jacobian": "log_abs_det_grad",
-    "inverse_jacobian": "inverse_log_abs_det_grad",
-}
 
 
 def elementwise(op: str, argument: str, x: Tensor, map: Map, out: Tensor | None, policy: int) -> Tensor:
@@ -145,13 +132,13 @@ class _LogDet(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         (x,) = ctx.saved_tensors
         grad = _spread(grads[0].to(x.dtype), ctx.axes)
-        derivative = elementwise(_DERIVATIVE[ctx.op], ctx.argument, x, ctx.map, None, ctx.policy)
+        derivative = elementwise(DERIVATIVE[ctx.op], ctx.argument, x, ctx.map, None, ctx.policy)
         return grad * derivative, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         (x,) = ctx.saved_tensors
-        derivative = elementwise(_DERIVATIVE[ctx.op], ctx.argument, x, ctx.map, None, ctx.policy)
+        derivative = elementwise(DERIVATIVE[ctx.op], ctx.argument, x, ctx.map, None, ctx.policy)
         return (tangents[0] * derivative).sum(ctx.axes, dtype=torch.float64)
 
     @staticmethod
@@ -175,18 +162,9 @@ def _times_derivative(grad: Tensor, op: str, argument: str, x: Tensor, map: Map,
     plain = not (tracked(x) or tracked(grad) or is_sharded(x)) and _C._dispatch_keys(grad).has(
         _C.DispatchKey.CPU
     )
-    if plain and op in _DERIVATIVE and not torch.compiler.is_compiling():
-        return _apply(_DERIVATIVE[op], argument, x, map, None, policy, grad)
-    return _chain_rule(grad, op, lambda name: elementwise(name, argument, x, map, None, policy))
-
-
-def _chain_rule(grad: Tensor, op: str, evaluate: Callable[[str], Tensor]) -> Tensor:
-    """grad times the derivative of op, from ops at the same point."""
-    if op in _LOG_DERIVATIVE:
-        return grad * evaluate(op) * evaluate(_LOG_DERIVATIVE[op])
-    if op not in _DERIVATIVE:
-        raise NotImplementedError("third derivatives of a map are not available: it is differentiable twice")
-    return grad * evaluate(_DERIVATIVE[op])
+    if plain and op in DERIVATIVE and not torch.compiler.is_compiling():
+        return _apply(DERIVATIVE[op], argument, x, map, None, policy, grad)
+    return chain_rule(grad, op, lambda name: elementwise(name, argument, x, map, None, policy))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
@@ -235,13 +213,13 @@ def _elementwise_backward(ctx: Any, grad: Tensor) -> Any:
     (x,) = ctx.saved_tensors
     op, *rest = ctx.rest
     evaluate = torch.ops.fastmap.elementwise
-    return _chain_rule(grad, op, lambda name: evaluate(x, name, *rest)), None, None, None, None
+    return chain_rule(grad, op, lambda name: evaluate(x, name, *rest)), None, None, None, None
 
 
 def _log_det_backward(ctx: Any, grad: Tensor) -> Any:
     (x,) = ctx.saved_tensors
     op, argument, map, axes, policy = ctx.rest
-    derivative = torch.ops.fastmap.elementwise(x, _DERIVATIVE[op], argument, map, policy)
+    derivative = torch.ops.fastmap.elementwise(x, DERIVATIVE[op], argument, map, policy)
     return _spread(grad.to(x.dtype), axes) * derivative, None, None, None, None, None
 
 
@@ -253,7 +231,7 @@ torch.library.register_autograd(
 )
 
 
-def is_transformed() -> bool:
+def is_transformed(x: Tensor) -> bool:
     """Whether a call runs later or in another form than it is made: compiled, or under ``torch.func``."""
     return torch.compiler.is_compiling() or _C._are_functorch_transforms_active()
 

@@ -157,8 +157,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         group["map"] = resolve("identity" if (m := group.get("map", self.defaults["map"])) is None else m)
         if isinstance(group["map"], NumPyMap | StructuredMap):
             raise TypeError(
-                f"map: {type(group['map']).__name__} has no native step; use fastmap.torch.Mapped, which wraps an "
-                "optimizer of torch"
+                f"map: {type(group['map']).__name__} has no native step; use fastmap.torch.Mapped, which "
+                "wraps an optimizer of torch"
             )
         if group["map"].program is None:
             raise TypeError("map: a Space maps a flat buffer; give each parameter the map of its own")

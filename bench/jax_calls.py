@@ -1,0 +1,135 @@
+"""Maps inside ``jax.jit`` beside JAX's own functions, and what a call costs: ``python bench/jax_calls.py``.
+
+Every pair is checked against each other first. Then all take turns; medians count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fastmap as fm
+import fastmap.jax as fj
+from fastmap.bench.report import headline, machine
+from fastmap.recipes._report import text_table
+
+Function = Callable[[Any], Any]
+
+# name, fastmap's function, what JAX users write, the range of the values
+PAIRS: list[tuple[str, Function, Function, tuple[float, float]]] = [
+    ("copy", lambda x: fm.forward(x, "identity"), lambda x: x * 1.5, (-4, 4)),  # an elementwise pass, no map
+    ("log", lambda x: fm.forward(x, "log"), jnp.log, (1e-6, 10)),
+    ("exp", lambda x: fm.inverse(x, "log"), jnp.exp, (-10, 10)),
+    ("softplus", lambda x: fm.inverse(x, "softplus"), jax.nn.softplus, (-10, 10)),
+    ("logit", lambda x: fm.forward(x, "interval"), jax.scipy.special.logit, (1e-4, 1 - 1e-4)),
+    ("sigmoid", lambda x: fm.inverse(x, "interval"), jax.nn.sigmoid, (-10, 10)),
+    ("asinh", lambda x: fm.forward(x, "asinh"), jnp.arcsinh, (-100, 100)),
+    (
+        "grad softplus",
+        jax.grad(lambda x: fm.inverse(x, "softplus").sum()),
+        jax.grad(lambda x: jax.nn.softplus(x).sum()),
+        (-10, 10),
+    ),
+]
+
+
+def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Seconds per call; the calls take turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def maps(elements: int, rounds: int) -> list[dict[str, Any]]:
+    rows = []
+    for name, ours, theirs, (low, high) in PAIRS:
+        x = jnp.asarray(np.random.default_rng(0).uniform(low, high, elements), np.float32)
+        a, b = jax.jit(ours), jax.jit(theirs)
+        if name != "copy":
+            np.testing.assert_allclose(a(x), b(x), rtol=1e-4, atol=1e-6)
+        times = medians({"ours": lambda a=a, x=x: a(x), "theirs": lambda b=b, x=x: b(x)}, rounds)
+        rows.append({"name": name, **{f"{k}_seconds": v for k, v in times.items()}})
+        rows[-1]["ratio"] = times["theirs"] / times["ours"]
+    return rows
+
+
+def adam(elements: int, rounds: int) -> dict[str, float]:
+    """A step of Adam with softplus: the map in the loss, as JAX users have it, and `fastmap.jax.mapped`."""
+    g = jnp.asarray(np.random.default_rng(0).normal(size=elements), np.float32)
+    theta = jnp.ones(elements, np.float32)
+    z = fm.forward(theta, "softplus")
+    inner = optax.adam(1e-3)
+    outer = fj.mapped(inner, "softplus")
+
+    def plain(z: Any, state: Any) -> Any:
+        _, pull = jax.vjp(jax.nn.softplus, z)
+        updates, state = inner.update(pull(g)[0], state)
+        z = optax.apply_updates(z, updates)
+        return jax.nn.softplus(z), z, state
+
+    def mapped(theta: Any, state: Any) -> Any:
+        updates, state = outer.update(g, state, theta)
+        return optax.apply_updates(theta, updates), state
+
+    a, b = jax.jit(mapped), jax.jit(plain)
+    states = outer.init(theta), inner.init(z)
+    np.testing.assert_allclose(a(theta, states[0])[0], b(z, states[1])[0], rtol=1e-5)
+    return medians({"mapped": lambda: a(theta, states[0]), "optax": lambda: b(z, states[1])}, rounds)
+
+
+def overhead(rounds: int) -> dict[str, float]:
+    """Seconds of a call on eight numbers, compiled: nothing, `jnp.log`, fastmap."""
+    x = jnp.ones(8)
+    calls = {
+        "negative": jax.jit(lambda x: -x),
+        "jnp.log": jax.jit(jnp.log),
+        "fastmap": jax.jit(lambda x: fm.forward(x, "log")),
+    }
+    return medians({name: lambda f=f: f(x) for name, f in calls.items()}, 1000 * rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--elements", type=int, default=2**24)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    options = parser.parse_args()
+    print(headline(machine()))
+    rows = maps(options.elements, options.rounds)
+    head = ("function", "ns/element", "JAX", "ratio")
+    scale = 1e9 / options.elements
+    texts = [
+        (
+            r["name"],
+            f"{r['ours_seconds'] * scale:.3f}",
+            f"{r['theirs_seconds'] * scale:.3f}",
+            f"{r['ratio']:.2f}",
+        )
+        for r in rows
+    ]
+    print(text_table(head, texts), "\n")
+    steps, calls = adam(options.elements, options.rounds), overhead(options.rounds)
+    print("Adam step, ns/element:", {k: round(v * scale, 3) for k, v in steps.items()})
+    print("one call, us:", {k: round(v * 1e6, 2) for k, v in calls.items()})
+    if options.out:
+        record = {"machine": machine(), "elements": options.elements, "maps": rows}
+        record |= {"adam_seconds": steps, "overhead_seconds": calls}
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
