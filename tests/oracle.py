@@ -134,8 +134,8 @@ extern "C" void errors64(int id, const double* p, double slack, long n, const do
 }
 """
 
-# Almost every error is small, and double is enough to say so: numbers that carry a bound of their own error, four at a
-# time by glibc's libmvec (sixty times as fast as long double), where there is one.
+# Almost every error is small, and double is enough to say so: numbers that carry a bound of their own error,
+# four at a time by glibc's libmvec, where there is one.
 FILTER = r"""
 #if defined(__AVX2__) && defined(__GLIBC__) && __GLIBC_PREREQ(2, 35)
 namespace oracle {
@@ -150,10 +150,10 @@ VECTOR(sin) VECTOR(cos) VECTOR(tan) VECTOR(asin) VECTOR(atan) VECTOR(erf) VECTOR
 INLINE Four sqrt(Four x) { return Four{::sqrt(x[0]), ::sqrt(x[1]), ::sqrt(x[2]), ::sqrt(x[3])}; }
 INLINE Four all(double x) { return Four{x, x, x, x}; }
 
-// The true value is within v +- e, or beyond 2^700 and of the sign of v where v is infinite and e 0. Every operation
-// adds what the errors of its arguments do to its result, by the mean value theorem, and its own: `eps` is twice the
-// 4 ULP of libmvec, so that roundings of e do not matter, `tiny` what is lost to underflow. Where no bound is known,
-// e is infinite or NaN, and nothing is concluded from it.
+// The true value is within v +- e, or beyond 2^700 and of the sign of v where v is infinite and e 0. Every
+// operation adds what the errors of its arguments do to its result, by the mean value theorem, and its own:
+// `eps` is twice the 4 ULP of libmvec, so that roundings of e do not matter, `tiny` what underflow takes.
+// Where no bound is known, e is infinite or NaN, and nothing is concluded from it.
 struct Filter {
   Four v, e;
   INLINE Filter(double v) : v(all(v)), e(all(0)) {}
@@ -269,11 +269,13 @@ INLINE Filter erfc(Filter x) {  // for x > 0 the slope is below (2 x + 1.5) erfc
 }
 // Any x will do, if the residual says how far it is from the root.
 template <> INLINE Filter probit(Filter p, Filter q) {
-  const Filter tail = where(p < q, p, q) / (p + q), off_centre = abs(p - q) / (p + q), root_half = sqrt(Filter(0.5));
+  const Filter tail = where(p < q, p, q) / (p + q), off_centre = abs(p - q) / (p + q);
+  const Filter root_half = sqrt(Filter(0.5));
   const Four t = sqrt(-2 * log(tail.v));
   Four x = -(t - (2.30753 + 0.27061 * t) / (1 + 0.99229 * t + 0.04481 * t * t)), left = all(0);
   for (int i = 0; i < 3; ++i) {  // the last time to know what is left
-    const Filter y(x, all(0)), near = (erf(y * root_half) + off_centre) / 2, far = erfc(-y * root_half) / 2 - tail;
+    const Filter y = Filter(x, all(0)) * root_half;
+    const Filter near = (erf(y) + off_centre) / 2, far = erfc(-y) / 2 - tail;
     const Four e = where(x > -0.5, near.v, far.v), doubt = where(x > -0.5, near.e, far.e);
     const Four inverse_slope = 2.5066282746310002 * exp(x * x / 2), u = e * inverse_slope;
     left = 1.1 * (size(e) + doubt) * inverse_slope;
@@ -284,7 +286,8 @@ template <> INLINE Filter probit(Filter p, Filter q) {
 
 // An upper bound of four errors in ULP.
 INLINE Four upper_bounds(Filter truth, Four got, double slack) {
-  const Four v = truth.v, e = truth.e, least = positive(size(v) - e), power = Four(Bits(least) & 0x7ff0000000000000);
+  const Four v = truth.v, e = truth.e, least = positive(size(v) - e);
+  const Four power = Four(Bits(least) & 0x7ff0000000000000);
   const Four ulp = where(power > 0x1p-126, power * 0x1p-23, 0x1p-149);
   const Four error = positive((size(got - v) + e - slack) * (1 + eps)) / ulp;
   const Bits inside = (size(v) + e <= 0x1.fffffep127) & (magnitude(got) < none);
@@ -292,7 +295,8 @@ INLINE Four upper_bounds(Filter truth, Four got, double slack) {
   return where(inside, error, where(overflow, 0, none));
 }
 template <class F>
-void upper_bounds(F formula, const double* p, double slack, long n, const float* x, const float* got, double* out) {
+void upper_bounds(F formula, const double* p, double slack, long n, const float* x, const float* got,
+                  double* out) {
   for (long i = 0; i < n; i += 4) {
     Four a = all(1), b = all(1);
     const long m = n - i < 4 ? n - i : 4;
@@ -301,7 +305,8 @@ void upper_bounds(F formula, const double* p, double slack, long n, const float*
     for (long k = 0; k < m; ++k) out[i + k] = upper[k];
   }
 }
-void upper_bounds(int id, const double* p, double slack, long n, const float* x, const float* got, double* out) {
+void upper_bounds(int id, const double* p, double slack, long n, const float* x, const float* got,
+                  double* out) {
 #define LOOP(f) upper_bounds([](const double* p, Filter t) { return f(p, t); }, p, slack, n, x, got, out)
   switch (id) {
 @LOOPS@
@@ -336,8 +341,9 @@ def library() -> ctypes.CDLL:
                 formula = re.sub(re.escape(pair) + inside + r"\)\)", rf"{name}(\1)", formula)
             number = formula_id(entry, op)
             formulas.append(
-                f"template <class Q> __attribute__((always_inline)) inline Q formula_{number}(const double* p, Q t) "
-                f"{{ const Q z = t, pi = oracle::pi<Q>; (void)z; (void)p; (void)pi; {names}return Q({formula}); }}"
+                f"template <class Q> __attribute__((always_inline)) inline Q formula_{number}"
+                "(const double* p, Q t) { const Q z = t, pi = oracle::pi<Q>; (void)z; (void)p; (void)pi; "
+                f"{names}return Q({formula}); }}"
             )
             cases.append(f"    case {number}: return formula_{number}<Q>(p, t);")
             loops.append(f"    case {number}: return LOOP(formula_{number}<Filter>);")
@@ -430,7 +436,8 @@ def errors(
         n = min(_PART, x.size - start)
         function(
             formula_id(entry, op), ctypes.c_void_p(p.ctypes.data), ctypes.c_double(allowed), ctypes.c_long(n),
-            *(ctypes.c_void_p(a.ctypes.data + start * a.itemsize) for a in (x, got, out)), ctypes.c_double(known),
+            *(ctypes.c_void_p(a.ctypes.data + start * a.itemsize) for a in (x, got, out)),
+            ctypes.c_double(known),
         )  # fmt: skip
 
     if x.size <= _PART:
@@ -483,7 +490,7 @@ def _exp(x: mpmath.mpf) -> mpmath.mpf:
 
 
 def _ndtr(x: mpmath.mpf) -> mpmath.mpf:
-    """The normal distribution's share below x; its limit where e^(-x^2/2) is beyond every format, see `_exp`."""
+    """The normal distribution's share below x, or its limit where it is beyond every format."""
     if abs(x) < 1000:
         return mpmath.ncdf(x)
     return mpmath.mpf(1 if x > 0 else 0)
