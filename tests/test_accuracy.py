@@ -75,30 +75,6 @@ def test_errors_with_parameters_that_nobody_published(entry: oracle.Entry, dtype
             assert row["worst_ulp"] <= row["bound"], row
 
 
-@each_case
-def test_float32_log_derivatives_next_to_their_roots(entry: oracle.Entry, params: oracle.Params) -> None:
-    p = oracle.effective(entry, params, np.float32)
-    for op in ("log_abs_det", "inverse_log_abs_det"):
-        low, high = np.clip(oracle.input_range(op, entry, p), -1e30, 1e30).astype(np.float32)
-        first, last = oracle._ordered(np.array([low, high]))
-
-        def negative(order: np.ndarray, op: str = op) -> np.ndarray:
-            return oracle.apply(op, entry, p, oracle._from_ordered(order, np.float32)) < 0
-
-        grid = np.linspace(first + 1, last - 1, 2048).astype(np.int64)
-        at = np.flatnonzero(np.diff(negative(grid)))
-        below, above = grid[at], grid[at + 1]
-        while (above - below > 1).any():
-            middle = (below + above) // 2
-            same = negative(middle) == negative(below)
-            below, above = np.where(same, middle, below), np.where(same, above, middle)
-        near = (below[:, None] + np.arange(-500, 500)).ravel()
-        x = oracle._from_ordered(near[(near > first) & (near < last)], np.float32)
-        if x.size:
-            found = oracle.errors(op, entry, p, x, oracle.apply(op, entry, p, x))
-            assert found.max() <= oracle.bound(entry, op), (op, float(x[found.argmax()]).hex())
-
-
 @each_dtype
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
 @pytest.mark.parametrize("name", ["asinh", "symlog"])

@@ -84,17 +84,6 @@ inline Wide wide_log(Wide x) {
   return add(near, {{(off.x[0] + off.x[1]) / x.x[0], 0, 0}});
 }
 
-// Where f changes its sign between a and b, if it does: NaN otherwise.
-template <class F> inline double bisect(F f, double a, double b) {
-  const bool rises = f(a) < 0;
-  if (!(a < b) || rises == (f(b) < 0)) return __builtin_nan("");
-  for (int k = 0; k < 45; ++k) {
-    const double middle = 0.5 * (a + b);
-    ((f(middle) < 0) == rises ? a : b) = middle;
-  }
-  return a;
-}
-
 inline HiLo<double> head(Wide x) { return {x.x[0], x.x[1] + x.x[2]}; }
 template <class T> inline HiLo<T> round_to(Wide x) { return round_to<T>(head(x)); }
 
