@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import oracle
@@ -19,6 +18,7 @@ each_case = pytest.mark.parametrize(
 each_dtype = pytest.mark.parametrize("dtype", oracle.DTYPES)
 COMPOSITIONS = ("soft_clip", "sinh_arcsinh", "lambert_w", "leaky_relu", "leaky_tanh", "kumaraswamy")
 TABLE = Path(__file__).with_name("accuracy.json")
+WALKS = Path(__file__).with_name("walks.json")
 
 
 @each_dtype
@@ -175,20 +175,39 @@ def test_neighbours_never_go_the_wrong_way(entry: oracle.Entry, params: oracle.P
 
 def test_a_step_back_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     entry, params = next((e, p) for e, p in CASES if e["name"] == "log")
-    apply, calls = oracle.apply, []
+    apply, step = oracle.apply, 501
+    places = np.array([oracle._PART, oracle._PART + 500, 2 * oracle._PART - 1])  # 0 is no input
+    back, lost, last = oracle._from_ordered(places * step, np.float32)
 
-    def wrong(*args: Any) -> np.ndarray:
-        got = apply(*args)
-        calls.append(got)
-        if len(calls) == 3:  # the first call asks for the direction
-            got[0] = np.nextafter(calls[1][-1], np.float32(-np.inf))
-            got[500] = np.nan
+    def wrong(op: str, entry: oracle.Entry, params: oracle.Params, x: np.ndarray) -> np.ndarray:
+        got = apply(op, entry, params, x)
+        got[(x == back) | (x == last)] -= 1
+        got[x == lost] = np.nan
         return got
 
+    assert oracle.measure_all(entry, params, "forward", step=step)["wrong_way"] == 0
     monkeypatch.setattr(oracle, "apply", wrong)
-    row = oracle.measure_all(entry, params, "forward", step=501, errors_too=False)
-    assert row["wrong_way"] == 3  # a NaN is two
-    assert len(calls) > 3
+    row = oracle.measure_all(entry, params, "forward", step=step)
+    assert row["wrong_way"] == 4  # a NaN is two
+    assert row["wrong_at"] == float(back).hex()
+    assert row["worst_ulp"] == np.inf
+    assert row["at"] == float(lost).hex()
+
+
+@each_case
+def test_the_filter_hides_no_error(entry: oracle.Entry, params: oracle.Params) -> None:
+    p = oracle.effective(entry, params, np.float32)
+    for op in oracle._core.OPS:
+        x = oracle.sample(op, entry, p, np.float32, 20_000)
+        got = oracle.apply(op, entry, p, x)
+        wrong = np.random.default_rng(0).integers(0, x.size, 100)
+        got[wrong] = np.nextafter(got[wrong], np.float32(0))
+        exact = oracle.errors(op, entry, p, x, got)
+        upper = oracle.errors(op, entry, p, x, got, known=np.inf)
+        assert (upper >= exact - 2**-20).all(), op
+        assert np.mean(upper < exact + 0.01) > 0.9, op  # and it is of use
+        large, known = exact > 0.6, oracle.errors(op, entry, p, x, got, known=0.6)
+        np.testing.assert_array_equal(known[large], exact[large], err_msg=op)
 
 
 @each_dtype
@@ -227,3 +246,21 @@ def test_committed_table_is_complete_and_within_bounds() -> None:
             # Compositions of many functions take ten times as long in 113 bits.
             least = 10**6 if entry["name"] in COMPOSITIONS else 10**7
             assert all(r["samples"] >= least for r in rows_of)
+
+
+def test_the_catalog_says_what_the_walks_found() -> None:
+    """`python tests/oracle.py --all-floats --out tests/walks.json` walks and keeps the rows."""
+    rows = json.loads(WALKS.read_text())
+    for entry, params in DEFAULTS:
+        own = {r["op"]: r for r in rows if r["map"] == entry["name"]}
+        for op, row in own.items():
+            low, high = oracle.input_range(op, entry, oracle.effective(entry, params, np.float32))
+            largest = float(np.finfo(np.float32).max)
+            first, last = oracle._ordered(np.clip([low, high], -largest, largest).astype(np.float32))
+            assert tuple(row["params"]) == params
+            assert last - first - 1 <= row["samples"] <= last - first + 1
+            assert row["worst_ulp"] <= row["bound"] == oracle.bound(entry, op)
+        if any(row["wrong_way"] for row in own.values()):
+            assert entry["monotone"] == "no"
+        elif set(own) == set(oracle.VALUE_OPS):
+            assert entry["monotone"] in ("exhaustive", "exact")

@@ -16,7 +16,7 @@ struct Arcsine {
        "-log((t - low)*(high - t))/2", "(2*t - (low + high))/(2*(t - low)*(high - t))",
        "(low + high)/2 + (high - low)/2*sin(z)", "(high - low)/2*cos(z)",
        "log((high - low)/2*cos(z))", "-tan(z)"},
-      {2, 4}, "sampled", 6, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}},
+      {2, 4}, "exhaustive", 6, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}},
       nullptr, true};
   // clang-format on
   static constexpr int cases = 1;

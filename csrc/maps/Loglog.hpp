@@ -17,7 +17,7 @@ struct Loglog : Mirrored<Cloglog> {
        "-(1 + log((t - low)/(high - low)))/((t - low)*log((t - low)/(high - low)))",
        "low + (high - low)*exp(-exp(-z))", "(high - low)*exp(-z - exp(-z))",
        "log(high - low) - z - exp(-z)", "expm1(-z)"},
-      {2, 4}, "sampled", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}};
+      {2, 4}, "no", 5, {{0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}};
   // clang-format on
   template <class T> static Args<T> prepare(const double* p) {
     const double mirrored[] = {-p[1], -p[0]};

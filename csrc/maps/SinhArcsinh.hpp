@@ -10,7 +10,8 @@ struct SinhArcsinh {
   static constexpr MapInfo info{
       "sinh_arcsinh",
       "z = sinh(tailweight asinh(theta) - skewness): skews and stretches the tails of signed values. "
-      "Next to a root that the parameters move, float64 log-derivatives are accurate absolutely, not relatively.",
+      "Next to a root that the parameters move, log-derivatives reach 6 ULP"
+      " in float32 and are accurate absolutely only in float64.",
       2, {{"skewness", 0, Constraint::finite}, {"tailweight", 1, Constraint::positive}},
       "-inf", "inf", "-inf", "inf",
       {"sinh(tailweight*asinh(t) - skewness)",
