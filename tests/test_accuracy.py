@@ -205,7 +205,8 @@ def test_the_filter_hides_no_error(entry: oracle.Entry, params: oracle.Params) -
         exact = oracle.errors(op, entry, p, x, got)
         upper = oracle.errors(op, entry, p, x, got, known=np.inf)
         assert (upper >= exact - 2**-20).all(), op
-        assert np.mean(upper < exact + 0.01) > 0.9, op  # and it is of use
+        if op in oracle.VALUE_OPS and (entry, params) in DEFAULTS:  # those that are walked: it is of use
+            assert np.mean(upper < exact + 0.01) > 0.9, op
         large, known = exact > 0.6, oracle.errors(op, entry, p, x, got, known=0.6)
         np.testing.assert_array_equal(known[large], exact[large], err_msg=op)
 

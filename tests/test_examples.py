@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-EXAMPLES = sorted(p for p in (DOCS / "examples").glob("*.py") if "arms.main(" in p.read_text())
+EXAMPLES = sorted(
+    p for p in (DOCS / "examples").glob("*.py") if re.search(r"^(from|import) arms\b", p.read_text(), re.M)
+)
 SPEC = importlib.util.spec_from_file_location("arms", DOCS / "examples" / "arms.py")
 arms = importlib.util.module_from_spec(SPEC)
 sys.modules["arms"] = arms

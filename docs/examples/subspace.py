@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 import fastmap as fm
-from fastmap.recipes import digits
+from fastmap.recipes import cnn
 from fastmap.recipes._report import text_table
 
 SIZES = (5, 10, 20, 50, 100, 200, 500)
@@ -39,13 +40,13 @@ class Problem:
     """The network of one seed, its data, and its loss and accuracy as functions of one vector of weights."""
 
     def __init__(self, seed: int) -> None:
-        images, labels = digits.load()
+        images, labels = load_digits(return_X_y=True)
         order = np.random.default_rng(seed).permutation(len(images))
-        x = torch.tensor(images[order] / 16, dtype=torch.float32)
+        x = torch.tensor(images[order].reshape(-1, 1, 8, 8) / 16, dtype=torch.float32)
         y = torch.tensor(labels[order])
         self.x, self.y, self.x_test, self.y_test = x[:1200], y[:1200], x[1200:], y[1200:]
         torch.manual_seed(seed)
-        self.model = digits.model(dropout=0.0)
+        self.model = cnn.model({"dropout": 0.0})
         self.start = parameters_to_vector(self.model.parameters()).detach()
         self.names = [name for name, _ in self.model.named_parameters()]
         self.shapes = [p.shape for p in self.model.parameters()]

@@ -117,9 +117,7 @@ class Workers:
             if not others:
                 if looked_twice or all(t.state.name != "FAIL" for t in trials):
                     return f"the total of {self.total} evaluations"
-                looked_twice = (
-                    True  # another process may be about to queue the point of a trial that it failed
-                )
+                looked_twice = True  # another process may be about to queue the point of a trial it failed
                 time.sleep(4 * _POLL)
                 continue
             waited = timeout is not None and time.monotonic() - start >= timeout
