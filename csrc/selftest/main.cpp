@@ -53,11 +53,12 @@ template <class T, int op = 0> void add_results(std::uint64_t& hash, const ArgsB
     }
     exact<M, Op(op), T>(x, out, kSamples, buffer);
     add(hash, out, sizeof out);
-    for (std::size_t i = 0; i < kSamples; ++i) {  // those that the fast path takes
-      T lanes[kLanes];
-      for (T& lane : lanes) lane = x[i];
-      if (!fast<M, Op(op), T>(lanes, out, kLanes, buffer)) add(hash, out, sizeof(T));
-    }
+    const auto& a = args_of<M, T>(buffer);
+    std::size_t n = 0;
+    for (const T v : x)  // those that the fast path takes, filled up with the last of them
+      if (op < kThetaOps ? M::usual_theta(v, a) : M::usual_z(v, a)) x[n++] = v;
+    for (; n % kLanes != 0; ++n) x[n] = x[n - 1];
+    if (!fast<M, Op(op), T>(x, out, n, buffer)) add(hash, out, n * sizeof(T));
     add_results<T, op + 1>(hash, buffer);
   }
 }
