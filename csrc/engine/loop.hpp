@@ -68,10 +68,18 @@ template <class Map> FM_INLINE constexpr int vectors(long) { return 4; }
 // The narrowest type of a loop decides how many elements GCC takes at once: a flag of 8 bits among floats makes it
 // four vectors, each statement four times in a row.
 template <std::size_t size> struct UnsignedOf;
-template <> struct UnsignedOf<1> { using type = std::uint8_t; };
-template <> struct UnsignedOf<2> { using type = std::uint16_t; };
-template <> struct UnsignedOf<4> { using type = std::uint32_t; };
-template <> struct UnsignedOf<8> { using type = std::uint64_t; };
+template <> struct UnsignedOf<1> {
+  using type = std::uint8_t;
+};
+template <> struct UnsignedOf<2> {
+  using type = std::uint16_t;
+};
+template <> struct UnsignedOf<4> {
+  using type = std::uint32_t;
+};
+template <> struct UnsignedOf<8> {
+  using type = std::uint64_t;
+};
 template <class Map, class T> using Flag = typename UnsignedOf<sizeof(T) / vectors<Map>(0)>::type;
 
 template <class Map, Op op, class T, class A>
