@@ -162,6 +162,8 @@ def runs(m: CatalogMap, direction: str, x: Any, out: Any, compiled: Compiled) ->
 def _torch_runs(torch: Any, m: CatalogMap, direction: str, x: Any, out: Any) -> Iterator[tuple[str, Run]]:
     key = (m.name, direction)
     natural = _natural(torch, m, direction)
+    if natural is None:
+        return
     yield "torch", lambda: natural(x)
     if key in _TORCH and not _TORCH[key].startswith("nn."):
         yield "torch out", lambda: natural(x, out=out)
@@ -201,7 +203,7 @@ def _numpy_runs(
 
 
 def _natural(torch: Any, m: CatalogMap, direction: str) -> Any:
-    """The mapping as a torch user writes it."""
+    """The mapping as a torch user writes it; None: torch lacks a function."""
     name = _TORCH.get((m.name, direction))
     return formula(m, direction, torch) if name is None else operator.attrgetter(name)(torch)
 
@@ -218,9 +220,12 @@ class Compiled:
         if not self.wanted:
             return
         torch, jax = optional("torch"), optional("jax")
-        function = self._once("torch", m, direction, x.dtype, lambda: self._by_torch(torch, m, direction))
-        yield "torch.compile", lambda: function(x, out)
-        if jax is not None and x.dtype is not torch.bfloat16:
+        if _natural(torch, m, direction) is not None:
+            function = self._once("torch", m, direction, x.dtype, lambda: self._by_torch(torch, m, direction))
+            yield "torch.compile", lambda: function(x, out)
+        if jax is None or x.dtype is torch.bfloat16:
+            return
+        if formula(m, direction, jax.numpy) is not None:
             jax.config.update("jax_enable_x64", True)
             by_jax = self._once(
                 "jax", m, direction, x.dtype, lambda: jax.jit(formula(m, direction, jax.numpy))
