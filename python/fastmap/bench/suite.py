@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="also float64, bfloat16, compiled peers, one thread, the sweep of sizes: hours (nine maps took 28 minutes)",
+        help="also float64, bfloat16, compiled peers, one thread, the sweep of sizes: an hour or two",
     )
     parser.add_argument("--sizes", help="elements, comma separated")
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="may be given several times")
