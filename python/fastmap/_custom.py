@@ -108,8 +108,8 @@ class Custom(NumPyMap):
         if op == "log_abs_det_grad":
             if not self.tensors:
                 raise NotImplementedError(
-                    "Custom: the derivative of log_abs_det needs second derivatives, which a map from NumPy "
-                    "callables has not; give torch callables and tensors=True"
+                    "Custom: the derivative of log_abs_det needs second derivatives, of which differences of "
+                    "NumPy callables keep too few digits; give torch callables and tensors=True"
                 )
             return self._autograd(x, slope_of_log=True)
         return self._call(op, x)

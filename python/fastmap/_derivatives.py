@@ -18,11 +18,14 @@ LOG_DERIVATIVE = {
     "inverse_jacobian": "inverse_log_abs_det_grad",
 }
 
+# A third derivative would be one more formula in every map, for which optimizers have no use.
+NO_THIRD = "third derivatives of a map are not available: it is differentiable twice"
+
 
 def chain_rule(grad: Any, op: str, evaluate: Callable[[str], Any]) -> Any:
     """grad times the derivative of op, from ops at the same point."""
     if op in LOG_DERIVATIVE:
         return grad * evaluate(op) * evaluate(LOG_DERIVATIVE[op])
     if op not in DERIVATIVE:
-        raise NotImplementedError("third derivatives of a map are not available: it is differentiable twice")
+        raise NotImplementedError(NO_THIRD)
     return grad * evaluate(DERIVATIVE[op])

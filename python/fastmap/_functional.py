@@ -144,12 +144,9 @@ def pullback(
     invalid : {"raise", "nan", "clip"}, optional
         What to do with a z that is NaN, as in `forward`.
     """
-    m, framework = resolve(map), _framework_of(z)
-    policy = _policy(invalid, z, framework)
-    if isinstance(m, StructuredMap):
-        return _structured.pullback(grad_theta, z, m, out, policy)
-    if framework is not None:
-        return framework.pullback(grad_theta, z, m, out, policy)
+    m, policy, part = _prepared(map, z, invalid)
+    if part is not None:
+        return part.pullback(grad_theta, z, m, out, policy)
     x, grad = _native.as_array(z, "z"), _native.as_array(grad_theta, "grad_theta")
     if grad.dtype != x.dtype:
         raise TypeError(f"grad_theta: dtype {grad.dtype} differs from {x.dtype} of z")
@@ -173,12 +170,9 @@ def elementwise(
     op: str, argument: str, x: Array, map: MapLike, out: Array | None, invalid: Invalid | None
 ) -> Array:
     """An elementwise operation by its name, with any policy."""
-    m, framework = resolve(map), _framework_of(x)
-    policy = _policy(invalid, x, framework)
-    if isinstance(m, StructuredMap):
-        return _structured.call(op, argument, x, m, out, policy)
-    if framework is not None:
-        return framework.elementwise(op, argument, x, m, out, policy)
+    m, policy, part = _prepared(map, x, invalid)
+    if part is not None:
+        return part.elementwise(op, argument, x, m, out, policy)
     if _core.apply_arrays(_core.OPS[op], m.program, policy, x, out):
         return out  # plain arrays, nothing to refuse: by far the most frequent call
     if isinstance(x, Mapping):
@@ -230,12 +224,9 @@ def _by_name(
 def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis, invalid: Invalid | None) -> Array:
     if axis == ():
         return elementwise(op, argument, x, map, None, invalid)
-    m, framework = resolve(map), _framework_of(x)
-    policy = _policy(invalid, x, framework)
-    if isinstance(m, StructuredMap):
-        return _structured.log_det(op, argument, x, m, axis, policy)
-    if framework is not None:
-        return framework.log_det(op, argument, x, m, axis, policy)
+    m, policy, part = _prepared(map, x, invalid)
+    if part is not None:
+        return part.log_det(op, argument, x, m, axis, policy)
     array = _native.as_array(x, argument)
     return _native.log_det(op, m, array, axis, argument=argument, policy=policy)[()]
 
@@ -249,14 +240,9 @@ def _value_and_log_det(
     out: Array | None,
     invalid: Invalid | None,
 ) -> tuple[Array, Array]:
-    m, framework = resolve(map), _framework_of(x)
-    policy = _policy(invalid, x, framework)
-    if isinstance(m, StructuredMap):
-        direction: _structured.Op = "forward" if op == "forward" else "inverse"
-        value, rows = _structured.value_and_rows(direction, argument, x, m, out, policy)
-        return value, _structured.summed(rows, None)
-    if framework is not None:
-        return framework.value_and_log_det(op, log_op, argument, x, m, out, policy)
+    m, policy, part = _prepared(map, x, invalid)
+    if part is not None:
+        return part.value_and_log_det(op, log_op, argument, x, m, out, policy)
     array = _native.as_array(x, argument)
     result = _native.as_output(out, array, argument)
     total = _native.log_det(log_op, m, array, None, argument=argument, policy=policy, value_op=op, out=result)
@@ -272,6 +258,12 @@ def _returned(result: Array, x: Array, out: Array | None) -> Array:
     if isinstance(x, np.ndarray):
         return result
     return _columns.like(x, result) if result.ndim else result[()]
+
+
+def _prepared(map: MapLike, x: Array, invalid: Invalid | None) -> tuple[Map, int, ModuleType | None]:
+    """The map, the code of the policy, and the part of the package that does it unless it is NumPy's."""
+    m, framework = resolve(map), _framework_of(x)
+    return m, _policy(invalid, x, framework), _structured if isinstance(m, StructuredMap) else framework
 
 
 def _policy(invalid: Invalid | None, x: Array, framework: ModuleType | None) -> int:

@@ -97,7 +97,7 @@ def _build_classes() -> dict[str, type[StructuredMap]]:
 CLASSES = _build_classes()
 
 
-def call(op: str, argument: str, x: Any, map: StructuredMap, out: Any, policy: int) -> Any:
+def elementwise(op: str, argument: str, x: Any, map: StructuredMap, out: Any, policy: int) -> Any:
     """An elementwise function of the package, on rows."""
     if op.endswith("jacobian"):
         raise TypeError(f"{op}: {map!r} maps whole rows and has no derivative per element; use pullback")
@@ -109,6 +109,14 @@ def call(op: str, argument: str, x: Any, map: StructuredMap, out: Any, policy: i
 def log_det(op: str, argument: str, x: Any, map: StructuredMap, axis: Axis, policy: int) -> Any:
     """Sums of the log-determinants over axes of the batch; () is one per row."""
     return summed(value_and_rows(_VALUE_OF.get(op, "inverse"), argument, x, map, None, policy)[1], axis)
+
+
+def value_and_log_det(
+    op: Op, log_op: str, argument: str, x: Any, map: StructuredMap, out: Any, policy: int
+) -> tuple[Any, Any]:
+    """The values, and the sum of all log-determinants."""
+    value, rows = value_and_rows(op, argument, x, map, out, policy)
+    return value, summed(rows, None)
 
 
 def value_and_rows(

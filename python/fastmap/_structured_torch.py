@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastmap import _native, _structured
+from fastmap._derivatives import NO_THIRD
 from fastmap._structured import Op, StructuredMap
 from fastmap._torch import memory, refuse_out, refuse_output, tracked, written
 
@@ -111,7 +112,7 @@ class _Last(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        raise NotImplementedError("third derivatives of a map are not available: it is differentiable twice")
+        raise NotImplementedError(NO_THIRD)
 
 
 class _Tangent(_Last):

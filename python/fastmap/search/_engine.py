@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -65,7 +66,7 @@ class Engine(Protocol):
         """Release what is held."""
 
 
-class Flat:
+class Flat(ABC):
     """An engine on one flat z and one loss to minimise; infinite where the evaluation failed."""
 
     def __init__(self, setup: Setup) -> None:
@@ -78,13 +79,13 @@ class Flat:
     def tell(self, point: Point, outcome: Outcome) -> None:
         self.learn(self.sign * outcome.losses[0] if outcome.state == "COMPLETE" else math.inf)
 
+    @abstractmethod
     def propose(self) -> Any:
         """A flat z."""
-        raise NotImplementedError
 
+    @abstractmethod
     def learn(self, loss: float) -> None:
         """The loss of the last proposal."""
-        raise NotImplementedError
 
     def close(self) -> None:
         return None
