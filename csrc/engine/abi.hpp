@@ -65,8 +65,11 @@ struct alignas(64) ArgsBuffer {
 // n of a fast kernel is a multiple of this, so that its loop has no remainder: the caller fills up what is left over.
 constexpr std::size_t kLanes = 64;
 
-// Returns true if an element was unusual: `out` is then worthless and the exact kernel has to run.
-using FastKernel = bool (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
+constexpr std::size_t kLineBytes = 64;  // of a cache line
+
+// Returns true if an element was unusual: `out` is then worthless and the exact kernel has to run. `stream`: out
+// begins on a cache line, and what is stored bypasses the caches.
+using FastKernel = bool (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args, bool stream);
 using ExactKernel = void (*)(const void* x, void* out, std::size_t n, const ArgsBuffer& args);
 
 // How an optimizer moves z, csrc/rules/<name>.hpp.

@@ -18,10 +18,9 @@
 namespace fastmap {
 
 constexpr std::size_t kBlockBytes = 8192;  // input and stage share the L1 cache
-// Streamed blocks are short: as many stores as the store queue holds, so that it drains while the next
-// block is computed. Measured, 64 Mi float32: 2 KiB 3.1 Gelem/s (exp), 8 KiB 2.5, 16 KiB 2.3.
-constexpr std::size_t kStreamBlockBytes = 2048;
-constexpr std::size_t kLineBytes = 64;
+// Blocks that are streamed after they were computed are short: as many stores as the store queue holds, so that it
+// drains while the next block is computed.
+constexpr std::size_t kStreamBlockBytes = 1024;
 constexpr std::size_t kStreamBytes = 32u << 20;  // larger outputs bypass the caches
 constexpr std::size_t kPartBytes = 256u << 10;   // what a thread takes at a time
 constexpr std::size_t kTile = 256;  // elements a line apart that, with their results, share the L1 cache
@@ -83,7 +82,7 @@ struct Piece {
   const Segment* segment;
   Layout layout;
   std::size_t run, step, blocks_per_run, first_block, end_block;
-  bool stream;
+  bool stream;  // past the caches
 
   // The number of the block that begins at a logical index; not for streamed ones.
   std::size_t number(std::size_t index) const {
@@ -92,6 +91,8 @@ struct Piece {
   bool in_place() const {
     return layout.data[kOut] == layout.data[kX] || layout.data[kOut] == layout.data[kG];
   }
+  // Whether a result is no result of a kernel yet when it is computed: narrowed or multiplied it goes into `out`.
+  bool staged() const { return layout.data[kG] || half_of(segment->storage) >= 0 || in_place(); }
   // The logical index where a block begins, and its length.
   std::pair<std::size_t, std::size_t> block(std::size_t b) const {
     const std::size_t start = b / blocks_per_run * run, c = b % blocks_per_run;
@@ -122,7 +123,7 @@ inline std::vector<Piece> cut(const std::vector<Segment>& segments, std::size_t&
       piece.stream = !short_blocks && bytes >= kStreamBytes && !piece.in_place() &&
                      piece.run * item > kStreamBlockBytes && l.contiguous(kOut, 0, piece.run, item);
       piece.step = short_blocks || s.program->longest_row() > 1 ? kStepBytes / compute_size(s.storage)
-                   : piece.stream                               ? kStreamBlockBytes / item
+                   : piece.stream && piece.staged()             ? kStreamBlockBytes / item
                                                                 : kBlockBytes / compute_size(s.storage);
       piece.blocks_per_run = (piece.run + piece.step - 1) / piece.step + piece.stream;
       piece.end_block = blocks += l.size() / piece.run * piece.blocks_per_run;

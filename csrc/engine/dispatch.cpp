@@ -135,11 +135,13 @@ Invalid apply(Op op, const std::vector<Segment>& segments, Policy policy) {
         const Layout& l = p.layout;
         const std::size_t item = stored_size(s.storage);
         char* out = l.at(kOut, index);
-        const bool direct = l.contiguous(kOut, index, m, item) && !p.stream && !l.data[kG] && !p.in_place() &&
-                            half_of(s.storage) < 0;
+        const Row& row = w.steps(s, l, index);
+        const bool direct = l.contiguous(kOut, index, m, item) && !p.staged() &&
+                            (!p.stream || row.size() == 1);
+        const bool stream = direct && p.stream && reinterpret_cast<std::uintptr_t>(out) % kLineBytes == 0;
         void* to = direct ? static_cast<void*>(out) : w.stage;
         const void* x = w.load(s, l, kX, index, m);
-        if (!compute(w.steps(s, l, index), s.storage, op, x, to, m, policy, w.scratch)) return false;
+        if (!compute(row, s.storage, op, x, to, m, policy, w.scratch, stream)) return false;
         if (l.data[kG]) engine.multiply[dtype_of(s.storage)](w.stage, w.load(s, l, kG, index, m), w.stage, m);
         if (direct) return true;
         const void* result = w.as_stored(s, w.stage, m);

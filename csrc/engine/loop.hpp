@@ -1,6 +1,7 @@
 // The only loops. Everything above is a formula for one lane, everything below works on blocks.
 #pragma once
 
+#include "engine/stream.hpp"
 #include "maps/map.hpp"
 #include "rules/adam.hpp"
 
@@ -80,16 +81,37 @@ template <> struct UnsignedOf<4> {
 template <> struct UnsignedOf<8> {
   using type = std::uint64_t;
 };
-template <class Map, class T> using Flag = typename UnsignedOf<sizeof(T) / vectors<Map>(0)>::type;
+template <class T, int vectors> using Flag = typename UnsignedOf<sizeof(T) / vectors>::type;
+// The derivatives of log-derivatives serve double backward: one vector, and a shorter build.
+template <class Map> constexpr int vectors_of(Op op) {
+  return op == kLogAbsDetGrad || op == kInverseLogAbsDetGrad ? 1 : vectors<Map>(0);
+}
+
+// Input is fetched and results are stored in step with the computation, which hides both ways of memory; a block that
+// is computed first and stored then waits for each of them.
+constexpr std::size_t kAheadBytes = 2048;
+template <class T> FM_INLINE void fetch_ahead(const T* x) {
+  for (std::size_t i = 0; i < kLanes; i += kLineBytes / sizeof(T))
+    __builtin_prefetch(reinterpret_cast<const char*>(x + i) + kAheadBytes);
+}
 
 template <class Map, Op op, class T, class A>
-FM_INLINE bool fast_loop(const T* x, T* out, std::size_t n, const A a) {
-  Flag<Map, T> unusual = 0;
-  n = n / kLanes * kLanes;  // it is a multiple already; now the compiler knows
+FM_INLINE bool fast_loop(const T* x, T* out, std::size_t n, const A a, bool stream) {
+  Flag<T, vectors_of<Map>(op)> unusual = 0;
+  for (const T* const end = x + n; x != end; x += kLanes, out += kLanes) {
+    alignas(kLineBytes) T result[kLanes];
 #pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) {
-    unusual |= (op < kThetaOps ? Map::usual_theta(x[i], a) : Map::usual_z(x[i], a)) ? 0 : 1;
-    out[i] = apply<Map, op, Path::fast>(x[i], a);
+    for (std::size_t i = 0; i < kLanes; ++i) {
+      unusual |= (op < kThetaOps ? Map::usual_theta(x[i], a) : Map::usual_z(x[i], a)) ? 0 : 1;
+      result[i] = apply<Map, op, Path::fast>(x[i], a);
+    }
+    if (stream) {
+      fetch_ahead(x);
+      for (std::size_t i = 0; i < kLanes; i += kLineBytes / sizeof(T)) stream_line(out + i, result + i);
+    } else {
+#pragma GCC ivdep
+      for (std::size_t i = 0; i < kLanes; ++i) out[i] = result[i];
+    }
   }
   return unusual != 0;
 }
@@ -111,23 +133,23 @@ FM_INLINE bool exact_loop(const T* x, T* out, std::size_t n, const A a) {
 
 // A map's cases become loops of their own: in each, `which` is a constant.
 template <class Map, Op op, Path P, int which, class T, class A>
-FM_INLINE bool run_case(const T* x, T* out, std::size_t n, A a) {
+FM_INLINE bool run_case(const T* x, T* out, std::size_t n, A a, bool stream) {
   if constexpr (which > 0) {
-    if (a.which != which) return run_case<Map, op, P, which - 1>(x, out, n, a);
+    if (a.which != which) return run_case<Map, op, P, which - 1>(x, out, n, a, stream);
   }
   if constexpr (Map::cases > 1) a.which = which;
-  return P == Path::fast ? fast_loop<Map, op>(x, out, n, a) : exact_loop<Map, op>(x, out, n, a);
+  return P == Path::fast ? fast_loop<Map, op>(x, out, n, a, stream) : exact_loop<Map, op>(x, out, n, a);
 }
 
 template <class Map, Op op, class T>
-bool fast(const void* x, void* out, std::size_t n, const ArgsBuffer& buffer) {
+bool fast(const void* x, void* out, std::size_t n, const ArgsBuffer& buffer, bool stream) {
   return run_case<Map, op, Path::fast, Map::cases - 1>(static_cast<const T*>(x), static_cast<T*>(out), n,
-                                                       args_of<Map, T>(buffer));
+                                                       args_of<Map, T>(buffer), stream);
 }
 template <class Map, Op op, class T>
 void exact(const void* x, void* out, std::size_t n, const ArgsBuffer& buffer) {
   run_case<Map, op, Path::exact, Map::cases - 1>(static_cast<const T*>(x), static_cast<T*>(out), n,
-                                                 args_of<Map, T>(buffer));
+                                                 args_of<Map, T>(buffer), false);
 }
 
 // The pullback, the rule and the way back over one block in the L1 cache. As loops of their own: in a single one the
@@ -144,24 +166,38 @@ FM_INLINE bool fused_loops(const StepBlock& b, T factor, std::size_t n, A a, con
           *old_theta = static_cast<const T*>(b.theta);
   T *new_z = static_cast<T*>(b.new_z), *new_m = static_cast<T*>(b.new_first),
     *new_v = static_cast<T*>(b.new_second), *new_theta = static_cast<T*>(b.new_theta), *pulled = new_theta;
-  Flag<Map, T> unusual = 0, unusual_now = 0;
+  Flag<T, vectors<Map>(0)> unusual = 0, unusual_now = 0;
+  for (std::size_t k = 0; k < n; k += kLanes) {
+    const std::size_t end = n < k + kLanes ? n : k + kLanes;
+    fetch_ahead(g + k);
+    fetch_ahead(old_z + k);
 #pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) {
-    unusual |= Map::usual_z(old_z[i], a) ? 0 : 1;
-    pulled[i] = factor * g[i] * Map::template inverse_jacobian<Path::fast>(old_z[i], a);
+    for (std::size_t i = k; i < end; ++i) {
+      unusual |= Map::usual_z(old_z[i], a) ? 0 : 1;
+      pulled[i] = factor * g[i] * Map::template inverse_jacobian<Path::fast>(old_z[i], a);
+    }
   }
+  for (std::size_t k = 0; k < n; k += kLanes) {
+    const std::size_t end = n < k + kLanes ? n : k + kLanes;
+    fetch_ahead(old_m + k);
+    fetch_ahead(old_v + k);
 #pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) {
-    T m = old_m[i], v = old_v[i];
-    const T z = Rule::template update<T>(pulled[i], old_z[i], m, v, c);
-    new_z[i] = z;
-    new_m[i] = m;
-    new_v[i] = v;
+    for (std::size_t i = k; i < end; ++i) {
+      T m = old_m[i], v = old_v[i];
+      const T z = Rule::template update<T>(pulled[i], old_z[i], m, v, c);
+      new_z[i] = z;
+      new_m[i] = m;
+      new_v[i] = v;
+    }
   }
+  for (std::size_t k = 0; k < n; k += kLanes) {
+    const std::size_t end = n < k + kLanes ? n : k + kLanes;
+    fetch_ahead(old_theta + k);
 #pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) {
-    unusual_now |= Map::usual_z(new_z[i], a) ? 0 : 1;
-    new_theta[i] = select(new_z[i] == old_z[i], old_theta[i], Map::template inverse<Path::fast>(new_z[i], a));
+    for (std::size_t i = k; i < end; ++i) {
+      unusual_now |= Map::usual_z(new_z[i], a) ? 0 : 1;
+      new_theta[i] = select(new_z[i] == old_z[i], old_theta[i], Map::template inverse<Path::fast>(new_z[i], a));
+    }
   }
   return (unusual | unusual_now) != 0;
 }

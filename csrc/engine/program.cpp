@@ -154,9 +154,9 @@ void valid_range(const Step& step, Storage storage, Check check, double* low, do
 
 // An unusual block again, by the policy and the exact kernel. False: refused.
 bool redo(const Step& step, Storage storage, Op native, bool to_search_space, const void* x, void* out,
-          std::size_t n, Policy policy) {
+          std::size_t n, Policy policy, bool stream) {
   const MapKernels& kernels = *step.kernels;
-  alignas(64) unsigned char clipped[kSumBlock * 8];
+  alignas(64) unsigned char clipped[kSumBlock * 8], result[kSumBlock * 8];
   const Check check = check_of(native, to_search_space);
   if (policy != Policy::nan && !kernels.all_valid[check](x, n, step.args)) {
     if (policy == Policy::raise || !kernels.all_valid[kNumber](x, n, step.args)) return false;
@@ -168,29 +168,31 @@ bool redo(const Step& step, Storage storage, Op native, bool to_search_space, co
     active_isa().engine->clip[dtype_of(storage)](x, clipped, n, low, high);
     x = clipped;
   }
-  kernels.exact[native](x, out, n, step.args);
+  kernels.exact[native](x, stream ? result : out, n, step.args);
+  if (stream) active_isa().engine->stream(result, out, n * compute_size(storage), x);
   return true;
 }
 
 // What is left over after whole multiples of kLanes is computed apart, filled up with its last element.
-bool fast(const Step& step, Storage storage, Op native, const void* x, void* out, std::size_t n) {
+bool fast(const Step& step, Storage storage, Op native, const void* x, void* out, std::size_t n,
+          bool stream) {
   const FastKernel kernel = step.kernels->fast[native];
   const std::size_t size = compute_size(storage), rest = n % kLanes * size, whole = n * size - rest;
-  bool unusual = whole && kernel(x, out, n - n % kLanes, step.args);
+  bool unusual = whole && kernel(x, out, n - n % kLanes, step.args, stream);
   if (rest == 0 || unusual) return !unusual;
   alignas(64) unsigned char last[kLanes * 8], result[kLanes * 8];
   std::memcpy(last, static_cast<const char*>(x) + whole, rest);
   for (std::size_t i = rest; i < kLanes * size; i += size) std::memcpy(last + i, last + i - size, size);
-  unusual = kernel(last, result, kLanes, step.args);
+  unusual = kernel(last, result, kLanes, step.args, false);
   std::memcpy(static_cast<char*>(out) + whole, result, rest);
   return !unusual;
 }
 
 bool run(const Step& step, Storage storage, Op op, bool to_search_space, const void* x, void* out,
-         std::size_t n, Policy policy) {
+         std::size_t n, Policy policy, bool stream = false) {
   const Op native = step.native(op);
-  return fast(step, storage, native, x, out, n) ||
-         redo(step, storage, native, to_search_space, x, out, n, policy);
+  return fast(step, storage, native, x, out, n, stream) ||
+         redo(step, storage, native, to_search_space, x, out, n, policy, stream);
 }
 
 // With y the value before a step: derivatives multiply, log-derivatives add up, and the derivative of their sum
@@ -306,8 +308,8 @@ Row Program::build(Storage storage, std::size_t i) const {
 }
 
 bool compute(const Row& row, Storage storage, Op op, const void* x, void* out, std::size_t n, Policy policy,
-             Scratch& scratch) {
-  if (row.size() == 1) return run(row[0], storage, op, op < kThetaOps, x, out, n, policy);
+             Scratch& scratch, bool stream) {
+  if (row.size() == 1) return run(row[0], storage, op, op < kThetaOps, x, out, n, policy, stream);
   return compute_steps(row, storage, op, x, out, n, policy, scratch);
 }
 

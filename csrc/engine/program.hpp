@@ -77,9 +77,9 @@ struct Scratch {
 };
 
 // out = op(x), out is not x. False: an input was refused; then `out` is worthless. Where the program has several
-// steps, a block has at most kStepBytes.
+// steps, a block has at most kStepBytes; with one, `stream` stores past the caches. Then out begins on a cache line.
 bool compute(const Row& row, Storage storage, Op op, const void* x, void* out, std::size_t n, Policy policy,
-             Scratch& scratch);
+             Scratch& scratch, bool stream = false);
 
 // refused[i] = 1 where a policy refuses element i.
 void mark_refused(const Row& row, Storage storage, Op op, const void* x, std::size_t n, Policy policy,

@@ -1,13 +1,9 @@
 // Compiled once per ISA: what the engine needs besides the maps.
-#include "engine/abi.hpp"
+#include "engine/stream.hpp"
 #include "math/ops.hpp"
 #include "rules/adam.hpp"
 #include "rules/lion.hpp"
 #include "rules/sgd.hpp"
-
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 namespace fastmap::FM_ISA {
 namespace {
@@ -153,32 +149,14 @@ template <class T, bool squared> double sum(const void* x_, std::size_t n) {
 void stream(const void* from_, void* to_, std::size_t bytes, const void* next_) {
   const char *from = static_cast<const char*>(from_), *next = static_cast<const char*>(next_);
   char* to = static_cast<char*>(to_);
-#if defined(__SSE2__)
-#if defined(__AVX512F__)
-  using V = __m512i;
-#define FM_LOAD(p) _mm512_loadu_si512(p)
-#define FM_STREAM(p, v) _mm512_stream_si512(reinterpret_cast<V*>(p), v)
-#elif defined(__AVX__)
-  using V = __m256i;
-#define FM_LOAD(p) _mm256_loadu_si256(reinterpret_cast<const V*>(p))
-#define FM_STREAM(p, v) _mm256_stream_si256(reinterpret_cast<V*>(p), v)
-#else
-  using V = __m128i;
-#define FM_LOAD(p) _mm_loadu_si128(reinterpret_cast<const V*>(p))
-#define FM_STREAM(p, v) _mm_stream_si128(reinterpret_cast<V*>(p), v)
-#endif
+  const std::size_t head = -reinterpret_cast<std::uintptr_t>(to) % kLineBytes;
   std::size_t i = 0;
-  const std::size_t head = -reinterpret_cast<std::size_t>(to) % sizeof(V);
   for (; i < head && i < bytes; ++i) to[i] = from[i];
-  for (; i + 64 <= bytes; i += 64) {
+  for (; i + kLineBytes <= bytes; i += kLineBytes) {
     __builtin_prefetch(next + i);
-    for (std::size_t j = 0; j < 64; j += sizeof(V)) FM_STREAM(to + i + j, FM_LOAD(from + i + j));
+    stream_line(to + i, from + i);
   }
   for (; i < bytes; ++i) to[i] = from[i];
-#else
-  (void)next;
-  __builtin_memcpy(to, from, bytes);
-#endif
 }
 
 }  // namespace

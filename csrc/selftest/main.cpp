@@ -58,7 +58,7 @@ template <class T, int op = 0> void add_results(std::uint64_t& hash, const ArgsB
     for (const T v : x)  // those that the fast path takes, filled up with the last of them
       if (op < kThetaOps ? M::usual_theta(v, a) : M::usual_z(v, a)) x[n++] = v;
     for (; n % kLanes != 0; ++n) x[n] = x[n - 1];
-    if (!fast<M, Op(op), T>(x, out, n, buffer)) add(hash, out, n * sizeof(T));
+    if (!fast<M, Op(op), T>(x, out, n, buffer, false)) add(hash, out, n * sizeof(T));
     add_results<T, op + 1>(hash, buffer);
   }
 }
