@@ -1,4 +1,4 @@
-"""Every Python example of the README and of these pages runs (Ray: test_ray.py)."""
+"""Every Python example of the README and of the documentation runs (Ray: test_ray.py)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
-PAGES = ("search.md", "machines.md", "structured.md", "jax.md", "arrays.md")
-EXAMPLES = [
-    code
-    for text in [TEXT, *((ROOT / "docs" / name).read_text() for name in PAGES)]
-    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = {
+    f"{page.name}:{number}": code
+    for page in PAGES
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL), 1)
     if "from ray" not in code
-]
+}
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_example(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {"__name__": "example"})
+    exec(compile(EXAMPLES[name], name, "exec"), {"__name__": "example"})
 
 
 def test_the_readme_names_every_map() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -238,3 +240,44 @@ def test_plots_that_cannot_be() -> None:
     assert several.plot().axes[0].get_xlabel().startswith("first objective")
     with pytest.raises(ValueError, match="shows one objective"):
         several.plot("contour")
+
+
+class Runs:
+    """Unpickled, it makes a directory."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.place),)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("where", ["a pickle that runs code", "inside an array of objects", "a damaged one"])
+def test_a_storage_of_others_runs_no_code(storage: str, tmp_path: Path, where: str) -> None:
+    arguments: dict[str, Any] = {"method": "cmaes", "seed": 0, "budget": 12, "storage": storage}
+    fm.minimize(bowl, SPACE, **arguments)
+    studies = optuna.storages
+    file = studies.journal.JournalFileBackend(storage) if "://" not in storage else None
+    backend = studies.JournalStorage(file) if file else studies.RDBStorage(storage)
+    study = optuna.load_study(study_name="fastmap", storage=backend)
+    last = study.trials[-1]
+    evil = Runs(tmp_path / "was here")
+    state = pickle.dumps(evil if where == "a pickle that runs code" else np.array([evil], object)).hex()
+    if where == "a damaged one":
+        state = next(v for t in study.trials for k, v in t.system_attrs.items() if "optimizer" in k)[:-20]
+    study.add_trial(
+        optuna.trial.create_trial(
+            value=0.0,
+            params=last.params,
+            distributions=last.distributions,
+            user_attrs=last.user_attrs,
+            system_attrs={"cma:generation": 0, "cma:optimizer:0": state},
+        )
+    )
+    with pytest.raises(ValueError, match="state of CMA-ES in trial 12"):
+        fm.minimize(bowl, SPACE, resume=True, **arguments)
+    assert not evil.place.exists()
+    searches.load(storage).result()  # to look at it is no risk
+    assert len(fm.minimize(bowl, SPACE, **{**arguments, "method": "tpe"}, resume=True).history) == 25
+    assert not evil.place.exists()

@@ -1,6 +1,8 @@
 #include "engine/dispatch.hpp"
 
+#if defined(__linux__)
 #include <sys/mman.h>
+#endif
 
 #include "engine/blocks.hpp"
 #include "engine/float_mode.hpp"
@@ -172,11 +174,13 @@ Invalid log_det(Op op, const std::vector<Segment>& segments, std::size_t rows, d
 }
 
 void advise_huge_pages(void* buffer, std::size_t bytes) {
+#if defined(MADV_HUGEPAGE)
   constexpr std::uintptr_t page = 2u << 20;
   const std::uintptr_t start = (reinterpret_cast<std::uintptr_t>(buffer) + page - 1) / page * page;
   const std::uintptr_t end = (reinterpret_cast<std::uintptr_t>(buffer) + bytes) / page * page;
-#if defined(MADV_HUGEPAGE)
   if (start < end) madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);  // advice only
+#else
+  (void)buffer, (void)bytes;
 #endif
 }
 

@@ -12,8 +12,12 @@
 #include <system_error>
 #include <thread>
 
+#if !defined(_WIN32)
 #include <pthread.h>
+#endif
+#if defined(__linux__)
 #include <sched.h>
+#endif
 
 #include "engine/float_mode.hpp"
 
@@ -92,7 +96,11 @@ std::atomic<Pool*> pool{nullptr};
 Pool& current_pool() {
   static const int once = [] {
     pool = new Pool;
+#if defined(_WIN32)
+    return 0;  // there is no fork
+#else
     return pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+#endif
   }();
   (void)once;
   return *pool;
@@ -100,6 +108,7 @@ Pool& current_pool() {
 
 int allowed_processors() {
   int n = int(std::thread::hardware_concurrency());
+#if defined(__linux__)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
   if (std::FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {  // "max 100000" if unlimited
@@ -108,6 +117,7 @@ int allowed_processors() {
       n = std::min(n, int((quota + period - 1) / period));
     std::fclose(file);
   }
+#endif
   return std::max(n, 1);
 }
 

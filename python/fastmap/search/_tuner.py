@@ -16,6 +16,7 @@ from fastmap import optuna as studies
 from fastmap._extras import need
 from fastmap.search._axes import plain
 from fastmap.search._engine import Outcome, Point, Setup
+from fastmap.search._pickles import check_state
 from fastmap.search._result import Record, arrays
 from fastmap.search._workers import ERROR, counts, retried, retry
 from fastmap.space import Space
@@ -52,7 +53,10 @@ class Tuner:
         self.axes, self.study = setup.axes, setup.study
         self.boxes = studies.distributions(self.axes.space)
         self.names = {name: studies.element_names(name, axis.param) for name, axis in self.axes.items()}
-        done = sum(t.state.is_finished() for t in self.study.get_trials(deepcopy=False))
+        trials = self.study.get_trials(deepcopy=False)
+        if sampler == "CmaEsSampler":
+            check_state(trials)
+        done = sum(t.state.is_finished() for t in trials)
         seed = setup.seed
         if seed is not None and done and not seeded:
             seed = int(np.random.SeedSequence([seed, done]).generate_state(1)[0])

@@ -71,10 +71,12 @@ class MapTransform(Transform):
 
     @property
     def domain(self) -> Constraint:
+        """Where z lies: the codomain of the map."""
         return _interval_constraint(*self.map.codomain)
 
     @property
     def codomain(self) -> Constraint:
+        """Where theta lies: the domain of the map."""
         return _interval_constraint(*self.map.domain)
 
     @property

@@ -1,0 +1,48 @@
+"""The notebook runs, and what is stored in it shows what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nbformat
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def notebook() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("notebook", DOCS / "notebook.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def medians(run: Any) -> list[float]:
+    text = "".join(str(o.get("text", "")) for cell in run.cells for o in cell.get("outputs", ()))
+    return [float(number) for number in re.findall(r"median of the best log10 loss (\S+)", text)]
+
+
+def check(run: Any) -> None:
+    no_map, log_alone, both = medians(run)
+    assert both < log_alone < no_map
+
+
+def test_the_notebook_runs_and_the_map_helps_in_it(notebook: ModuleType) -> None:
+    run = notebook.executed()
+    check(run)
+    assert len(notebook.pictures(run)) == 1
+
+
+def test_the_stored_outputs_are_those_of_a_run(notebook: ModuleType) -> None:
+    stored = nbformat.read(DOCS / "idea.ipynb", as_version=4)
+    nbformat.validate(stored)
+    check(stored)
+    (picture,) = notebook.pictures(stored)
+    assert picture == (DOCS / "pictures" / "surface.png").read_bytes(), "run: python docs/notebook.py"
