@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import subprocess
@@ -357,12 +358,47 @@ def test_wrong_events_and_wrong_calls_are_refused(m: fm.StructuredMap) -> None:
         fm.audit(z, m)
     with pytest.raises(TypeError, match=r"use fastmap\.torch\.Mapped"):
         ft.Adam([torch.nn.Parameter(torch.tensor(z))], lr=0.1, map=m)
-    with pytest.raises(TypeError, match=r"map: .* maps whole rows, which no parameter of a space does"):
-        fm.Param(shape=3, map=m)
     with pytest.raises(TypeError, match="no inverse as a map"):
         m.inv  # noqa: B018
     with pytest.raises(TypeError, match="domain"):
         m.domain  # noqa: B018
+
+
+@every_map
+def test_inside_compile(m: fm.StructuredMap) -> None:
+    """The same bits as eager calls, gradients too, in one graph and for any number of rows."""
+
+    def both_ways(z: Tensor) -> tuple[Tensor, ...]:
+        theta = fm.inverse(z, m)
+        value, total = fm.inverse_and_log_det(z, m)
+        rows = fm.inverse_log_abs_det(z, m, axis=())
+        return theta, fm.forward(2 * theta - value, m.name), total, rows
+
+    torch.compiler.reset()
+    compiled = torch.compile(both_ways, fullgraph=True, backend="aot_eager", dynamic=True)
+    for count in (2, 5):
+        z = tensor_z(m, 3, count)
+        results, expected = compiled(z), both_ways(z)
+        assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+        grads = [
+            torch.autograd.grad(sum(x.square().sum() for x in found), z)[0] for found in (results, expected)
+        ]
+        assert torch.equal(*grads)
+    z = z.detach()
+    grad = torch.ones_like(fm.inverse(z, m))
+    pull = torch.compile(lambda g, z: fm.pullback(g, z, m), fullgraph=True, backend="aot_eager")
+    assert torch.equal(pull(grad, z), fm.pullback(grad, z, m))
+    bad = torch.full_like(z, torch.inf)  # compiled calls give NaN, as those of other maps
+    assert torch.compile(lambda z: fm.inverse(z, m), fullgraph=True, backend="aot_eager")(bad).isnan().all()
+
+
+@every_map
+def test_operators(m: fm.StructuredMap) -> None:
+    z, text = tensor_z(m, 3, 4), json.dumps(m.to_json())
+    torch.library.opcheck(torch.ops.fastmap.rows.default, (z, "inverse", "z", text, 1))
+    theta, rows = fm.inverse(z, m).detach(), torch.ones(4, dtype=torch.float64)
+    arguments = (z.detach(), theta, rows, "inverse", "z", text, 1)
+    torch.library.opcheck(torch.ops.fastmap.rows_pullback.default, arguments)
 
 
 def test_any_optimizer_of_torch_moves_z() -> None:

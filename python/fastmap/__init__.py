@@ -5,6 +5,7 @@ to search space, `inverse` comes back. See `catalog` for the maps and `minimize`
 """
 
 from fastmap._audit import Audit, audit
+from fastmap._circular import Circular
 from fastmap._custom import Custom
 from fastmap._errors import DomainError
 from fastmap._functional import (
@@ -19,6 +20,7 @@ from fastmap._functional import (
     pullback,
 )
 from fastmap._info import __version__, catalog, get_num_threads, info, set_num_threads
+from fastmap._linear import Linear, whitened
 from fastmap._map import Chain, Inverse, Map
 from fastmap._structured import StructuredMap
 from fastmap._suggest import Suggestion, suggest
@@ -39,9 +41,11 @@ unconstrain = forward
 __all__ = [
     "Audit",
     "Chain",
+    "Circular",
     "Custom",
     "DomainError",
     "Inverse",
+    "Linear",
     "Map",
     "Param",
     "Record",
@@ -77,6 +81,7 @@ __all__ = [
     "suggest_from",
     "unconstrain",
     "weibull",
+    "whitened",
 ]
 __all__ += _map_names  # noqa: PLE0605 (a list, whatever the linter can tell)
 __all__ += _structured_names  # noqa: PLE0605

@@ -29,7 +29,7 @@ def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: In
     map : Map, str or Space
         The map f, the name of one with default parameters, or a `Space` over one flat buffer: each slice by
         its own map, in one native call. With a space theta may also be a dict of buffers by name; then the
-        result, and `out`, are such dicts.
+        result, and `out`, are such dicts. A structured map takes whole rows; z then has another shape.
     out : array or tensor, optional
         Receives z: same kind, shape and dtype, contiguous; may be `theta` itself. Not for JAX arrays, which
         nothing can write into.
@@ -191,7 +191,7 @@ def _by_name(
     out: Mapping[str, Array] | None,
     invalid: Invalid | None,
 ) -> dict[str, Array]:
-    """Buffers by name, in one native call; those that autograd follows, and JAX arrays, get one each."""
+    """Buffers by name, in one native call; rows, JAX arrays and what autograd follows get one each."""
     maps: dict[str, Map] | None = getattr(space, "maps", None)
     if not isinstance(maps, dict):
         raise TypeError(f"{argument}: buffers by name need a Space as map, got {type(space).__name__}")
@@ -202,7 +202,9 @@ def _by_name(
     for name, value in x.items():
         label, given = f"{argument}[{name!r}]", None if out is None else out[name]
         framework = _framework_of(value)
-        if framework is None:
+        if isinstance(maps[name], StructuredMap):
+            results[name] = elementwise(op, label, value, maps[name], given, invalid)
+        elif framework is None:
             array = _native.as_array(value, label)
             result = _native.as_output(given, array, label)
             results[name] = _returned(result, value, given)
@@ -263,7 +265,8 @@ def _returned(result: Array, x: Array, out: Array | None) -> Array:
 def _prepared(map: MapLike, x: Array, invalid: Invalid | None) -> tuple[Map, int, ModuleType | None]:
     """The map, the code of the policy, and the part of the package that does it unless it is NumPy's."""
     m, framework = resolve(map), _framework_of(x)
-    return m, _policy(invalid, x, framework), _structured if isinstance(m, StructuredMap) else framework
+    rows = isinstance(m, StructuredMap) and not isinstance(x, Mapping)
+    return m, _policy(invalid, x, framework), _structured if rows else framework
 
 
 def _policy(invalid: Invalid | None, x: Array, framework: ModuleType | None) -> int:

@@ -189,11 +189,17 @@ class Map:
         if name == "inverse":
             return Inverse(Map.from_json(rest["of"]))
         if name == "sliced":
-            return Sliced(*((Map.from_json(m), tuple(shape)) for m, shape in rest["pieces"]))
+            from fastmap._rows import side_by_side
+
+            return side_by_side(*((Map.from_json(m), tuple(shape)) for m, shape in rest["pieces"]))
         if name == "table":
             from fastmap._table import Table
 
             return Table(**rest)
+        if name == "linear":
+            from fastmap._linear import Linear
+
+            return Linear(**rest)
         params = {key: np.array(value, np.float64) for key, value in rest.items()}
         return type(resolve(name))(**params)
 

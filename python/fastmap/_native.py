@@ -352,7 +352,7 @@ def _domain_error(
     backwards = op.startswith("inverse")
     low, high = map.codomain if backwards else map.domain
     if backwards and np.all(np.isinf(low) & np.isinf(high)):
-        refused = "NaN"
+        refused = "not finite" if getattr(map, "folded", False) else "NaN"
     else:
         numbers = isinstance(low, float) and isinstance(high, float)
         refused = "NaN or outside the codomain" if backwards else "outside the domain"

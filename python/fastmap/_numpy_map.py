@@ -1,4 +1,4 @@
-"""Maps whose formulas NumPy evaluates, block by block in float64: `Custom` and `Table`."""
+"""Maps whose formulas NumPy evaluates, block by block in float64: `Custom`, `Table` and `Circular`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class NumPyMap(Map):
 
     __slots__ = ("theta_ends", "z_ends")
 
-    noun: ClassVar[str] = "a map that NumPy evaluates (Custom, Table)"
+    noun: ClassVar[str] = "a map that NumPy evaluates (Custom, Table, Circular)"
+    folded: ClassVar[bool] = False  # inverse takes every finite z: the map is not one-to-one
+    closed: ClassVar[bool] = False  # whether the ends belong to the domain
     theta_ends: tuple[float, float]  # the domain
     z_ends: tuple[float, float]  # z at both
 
@@ -70,7 +72,8 @@ class NumPyMap(Map):
         if policy == _NAN:
             return count, first
         for (block,) in _blocks([x], order="C"):
-            bad = np.isnan(block) if policy == _CLIP else self._outside(op, block)
+            folds = self.folded and op.startswith("inverse")  # then there is nothing to clip to
+            bad = np.isnan(block) if policy == _CLIP and not folds else self._outside(op, block)
             if bad.any():
                 first = first if count else start + int(bad.argmax())
                 count += int(np.count_nonzero(bad))
@@ -78,8 +81,11 @@ class NumPyMap(Map):
         return count, first
 
     def _outside(self, op: str, x: Floats) -> NDArray[np.bool_]:
-        low, high = self.codomain if op.startswith("inverse") else self.domain
-        inside = (x >= low) & (x <= high) if op.startswith("inverse") else (x > low) & (x < high)
+        backwards = op.startswith("inverse")
+        if backwards and self.folded:
+            return np.asarray(~np.isfinite(x))
+        low, high = self.codomain if backwards else self.domain
+        inside = (x >= low) & (x <= high) if backwards or self.closed else (x > low) & (x < high)
         return np.asarray(~inside)
 
     def apply(
@@ -95,14 +101,15 @@ class NumPyMap(Map):
         backwards = op.startswith("inverse")
         ends = self.codomain if backwards else self.domain
         if policy == _CLIP:
-            x = np.clip(x, *(ends if backwards else _rounded_inwards(ends, dtype, closed=False)))
+            x = np.clip(x, *(ends if backwards else _rounded_inwards(ends, dtype, closed=self.closed)))
         bad = self._outside(op, x)
         values = self._evaluate(op, np.where(bad, _between(*ends), x))
         values[bad] = np.nan
         if op == "inverse":
             low, high = self.domain
             at_low, at_high = (low, high) if self.increasing else (high, low)
-            values = np.where(x == ends[0], at_low, np.where(x == ends[1], at_high, values))
+            if not self.folded:
+                values = np.where(x == ends[0], at_low, np.where(x == ends[1], at_high, values))
             values = np.clip(values, *_rounded_inwards((low, high), dtype, closed=True))
         elif op == "forward":
             at_low, at_high = self.z_ends

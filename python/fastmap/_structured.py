@@ -1,4 +1,4 @@
-"""Structured maps, f: R^n -> R^m on every row of a buffer: the classes of their catalog, and their functions.
+"""Structured maps, f: R^n -> R^m on every row of a buffer: what they share, and their native catalog.
 
 `fastmap.forward` and the other functions come here for such a map. The last axis of z, and the last axis of
 theta, or two where it is a matrix, are a row; the axes in front of them are a batch.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from abc import abstractmethod
 from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
@@ -26,16 +27,16 @@ _VALUE_OF: dict[str, Op] = {
 
 
 class StructuredMap(Map):
-    """A map of whole rows, whose entries depend on each other; one subclass per entry of the native catalog.
+    """A map of whole rows, whose entries depend on each other.
 
-    Such maps have `forward`, `inverse`, log-determinants and `pullback`, no elementwise `jacobian`, and no
-    parameters. They cannot be part of a `Chain`. float32 and float64.
+    Such maps have `forward`, `inverse`, log-determinants and `pullback`, and no elementwise `jacobian`. They
+    cannot be part of a `Chain`. float32 and float64.
     """
 
     __slots__ = ()
 
     noun: ClassVar[str] = "a structured map, which maps whole rows,"
-    entry: ClassVar[dict[str, Any]]  # the map's row of the native catalog
+    theta_axes: ClassVar[int] = 1  # of a row of theta: 2 for matrices
 
     def __init__(self) -> None:
         set_field = object.__setattr__
@@ -43,10 +44,17 @@ class StructuredMap(Map):
         set_field(self, "shape", ())
         set_field(self, "program", None)
 
-    @property
-    def name(self) -> str:
-        """The name by which functions accept this map."""
-        return str(self.entry["name"])
+    @abstractmethod
+    def other_shape(self, argument: str, shape: tuple[int, ...], is_theta: bool) -> tuple[int, ...]:
+        """The shape of z for that of theta, or the other way round; ValueError names the argument."""
+
+    @abstractmethod
+    def _value_and_rows(self, op: Op, argument: str, x: Any, out: Any, policy: int) -> tuple[Any, Any]:
+        """The values, and the log-determinant of every row in float64."""
+
+    @abstractmethod
+    def _pulled(self, grad_theta: Any, z: Any, out: Any, policy: int) -> Any:
+        """dL/dz from dL/dtheta, at z; their shapes fit."""
 
     def z_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of z for a theta of this shape.
@@ -56,11 +64,15 @@ class StructuredMap(Map):
         ValueError
             theta of this shape has no rows for the map.
         """
-        return shapes(self, "theta", shape, is_theta=True)[1]
+        return self.other_shape("theta", shape, is_theta=True)
 
     def theta_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of theta for a z of this shape; errors as in `z_shape`."""
-        return shapes(self, "z", shape, is_theta=False)[1]
+        return self.other_shape("z", shape, is_theta=False)
+
+    def batch(self, shape: tuple[int, ...], is_theta: bool) -> tuple[int, ...]:
+        """The axes in front of the rows."""
+        return shape[: len(shape) - (self.theta_axes if is_theta else 1)]
 
     @property
     def inv(self) -> Map:
@@ -69,6 +81,44 @@ class StructuredMap(Map):
 
     def _ends(self, which: str) -> tuple[Any, Any]:
         raise TypeError(f"{which}: {self!r} maps whole rows, which have no interval each")
+
+
+class CatalogRows(StructuredMap):
+    """A structured map of the native catalog, without parameters; one subclass per entry."""
+
+    __slots__ = ()
+
+    entry: ClassVar[dict[str, Any]]  # the map's row of the native catalog
+
+    @property
+    def name(self) -> str:
+        """The name by which functions accept this map."""
+        return str(self.entry["name"])
+
+    def other_shape(self, argument: str, shape: tuple[int, ...], is_theta: bool) -> tuple[int, ...]:
+        return shapes(self, argument, shape, is_theta)[1]
+
+    def _value_and_rows(self, op: Op, argument: str, x: Any, out: Any, policy: int) -> tuple[Any, Any]:
+        if is_tensor(x):
+            from fastmap import _structured_torch
+
+            return _structured_torch.value_and_rows(op, argument, x, self, out, policy)
+        array = as_rows(x, argument)
+        n, shape = shapes(self, argument, array.shape, is_theta=op == "forward")
+        result = output(out, array, shape, argument)
+        rows = np.empty(self.batch(array.shape, op == "forward"))
+        run(self, op, n, argument, policy, x=array, out=result, log_det=rows)
+        return result if out is None else out, rows[()] if rows.ndim == 0 else rows
+
+    def _pulled(self, grad_theta: Any, z: Any, out: Any, policy: int) -> Any:
+        if is_tensor(z):
+            from fastmap import _structured_torch
+
+            return _structured_torch.pullback(grad_theta, z, self, out, policy)
+        n, _ = shapes(self, "z", z.shape, is_theta=False)
+        result = output(out, z, z.shape, "z", grad_theta)
+        run(self, "inverse", n, "z", policy, pullback=True, x=z, grad=grad_theta, out=result)
+        return result if out is None else out
 
     def _key(self) -> tuple[Any, ...]:
         return ()
@@ -80,8 +130,8 @@ class StructuredMap(Map):
         return f"{type(self).__name__}()"
 
 
-def _build_classes() -> dict[str, type[StructuredMap]]:
-    classes = {}
+def _build_classes() -> dict[str, type[CatalogRows]]:
+    classes: dict[str, type[CatalogRows]] = {}
     for entry in _core.structured_catalog():
         doc = (
             f"{entry['doc']}\n\n"
@@ -89,7 +139,8 @@ def _build_classes() -> dict[str, type[StructuredMap]]:
             f"{entry['rows']}. The log-determinant refers to {entry['measure']}."
         )
         own = {"__slots__": (), "__module__": "fastmap", "__doc__": doc, "entry": entry}
-        classes[entry["class_name"]] = type(entry["class_name"], (StructuredMap,), own)
+        own["theta_axes"] = entry["theta_axes"]
+        classes[entry["class_name"]] = type(entry["class_name"], (CatalogRows,), own)
         register(classes[entry["class_name"]]())
     return classes
 
@@ -124,31 +175,25 @@ def value_and_rows(
 ) -> tuple[Any, Any]:
     """The values, and the log-determinant of every row in float64."""
     _refuse_clip(map, policy)
-    if _is_tensor(x):
-        from fastmap import _structured_torch
-
-        return _structured_torch.value_and_rows(op, argument, x, map, out, policy)
-    array = _array(x, argument)
-    n, shape = shapes(map, argument, array.shape, is_theta=op == "forward")
-    result = output(out, array, shape, argument)
-    rows = np.empty(batch(map, array.shape, op == "forward"))
-    run(map, op, n, argument, policy, x=array, out=result, log_det=rows)
-    return result if out is None else out, rows[()] if rows.ndim == 0 else rows
+    return map._value_and_rows(op, argument, x, out, policy)
 
 
 def pullback(grad_theta: Any, z: Any, map: StructuredMap, out: Any, policy: int) -> Any:
     """dL/dz from dL/dtheta, at z."""
     _refuse_clip(map, policy)
-    if _is_tensor(z):
-        from fastmap import _structured_torch
-
-        return _structured_torch.pullback(grad_theta, z, map, out, policy)
-    array, grad = _array(z, "z"), _array(grad_theta, "grad_theta")
-    n, shape = shapes(map, "z", array.shape, is_theta=False)
-    check_gradient(grad, array, shape)
-    result = output(out, array, array.shape, "z", grad)
-    run(map, "inverse", n, "z", policy, pullback=True, x=array, grad=grad, out=result)
-    return result if out is None else out
+    if not is_tensor(z):
+        z, grad_theta = as_rows(z, "z"), as_rows(grad_theta, "grad_theta")
+    elif not is_tensor(grad_theta):
+        kind = type(grad_theta).__name__
+        raise TypeError(f"grad_theta: expected a torch tensor as z is one, got {kind}")
+    elif sys.modules["torch"].compiler.is_compiling():  # the operators check shapes
+        return map._pulled(grad_theta, z, out, policy)
+    shape = map.other_shape("z", tuple(z.shape), is_theta=False)
+    if grad_theta.dtype != z.dtype:
+        raise TypeError(f"grad_theta: dtype {grad_theta.dtype} differs from {z.dtype} of z")
+    if tuple(grad_theta.shape) != shape:
+        raise ValueError(f"grad_theta: shape {tuple(grad_theta.shape)} differs from {shape} of theta")
+    return map._pulled(grad_theta, z, out, policy)
 
 
 def summed(rows: Any, axis: Axis) -> Any:
@@ -161,7 +206,7 @@ def summed(rows: Any, axis: Axis) -> Any:
 
 
 def run(
-    map: StructuredMap,
+    map: CatalogRows,
     op: str,
     n: int,
     argument: str,
@@ -178,7 +223,7 @@ def run(
     """One native call. `direction`: the derivative along it instead. DomainError unless NaN is wanted."""
     code = (_FORWARD if op == "forward" else _INVERSE) + (_PULLBACK if pullback else 0)
     is_theta = op == "forward"
-    event = map.entry["theta_axes"] if is_theta else 1
+    event = map.theta_axes if is_theta else 1
     in_front = x.ndim - event
     buffers = [
         None if a is None else (_native.pointer(a), a.strides[:in_front], a.strides[in_front:])
@@ -196,16 +241,17 @@ def run(
         0 if log_det is None else _native.pointer(log_det),
     )
     if count and policy == _native.policy_code("raise"):
-        raise _refusal(map, argument, x, count, first, event, is_theta)
+        tolerance = 1e-5 if x.dtype == np.float32 else 1e-6
+        wrong = f"not {map.entry['rows']} (tolerance {tolerance:g})" if is_theta else "not finite"
+        raise refusal(map, argument, x, count, first, is_theta, wrong)
 
 
-def _refusal(
-    map: StructuredMap, argument: str, x: FloatArray, count: int, first: int, event: int, is_theta: bool
+def refusal(
+    map: StructuredMap, argument: str, x: FloatArray, count: int, first: int, is_theta: bool, wrong: str
 ) -> DomainError:
-    lengths = x.shape[: x.ndim - event]
+    """The error for rows that are wrong, `first` of them in C order."""
+    lengths = map.batch(x.shape, is_theta)
     index = tuple(int(i) for i in np.unravel_index(first, lengths)) if lengths else ()
-    tolerance = 1e-5 if x.dtype == np.float32 else 1e-6
-    wrong = f"not {map.entry['rows']} (tolerance {tolerance:g})" if is_theta else "not finite"
     at = f", first at index {index[0] if len(index) == 1 else index}" if index else ""
     row = np.array2string(x[index], precision=6, threshold=8, edgeitems=2, separator=", ")
     verb = "is" if count == 1 else "are"
@@ -217,10 +263,10 @@ def _refusal(
 
 
 def shapes(
-    map: StructuredMap, argument: str, shape: tuple[int, ...], is_theta: bool
+    map: CatalogRows, argument: str, shape: tuple[int, ...], is_theta: bool
 ) -> tuple[int, tuple[int, ...]]:
     """n, and the shape of the other side."""
-    number, event, least = map.entry["id"], map.entry["theta_axes"], map.entry["least"]
+    number, event, least = map.entry["id"], map.theta_axes, map.entry["least"]
 
     def refuse(wanted: str) -> NoReturn:
         raise ValueError(f"{argument}: {map!r} takes {wanted} on the last axes, got shape {tuple(shape)}")
@@ -242,19 +288,16 @@ def shapes(
     return refuse(f"rows of {', '.join(str(size) for size in known)}, ... numbers")
 
 
-def batch(map: StructuredMap, shape: tuple[int, ...], is_theta: bool) -> tuple[int, ...]:
-    return shape[: len(shape) - (map.entry["theta_axes"] if is_theta else 1)]
-
-
-def _array(x: object, argument: str) -> FloatArray:
+def as_rows(x: object, argument: str) -> FloatArray:
+    """A NumPy array of a dtype that rows have."""
     if (jax := sys.modules.get("jax")) is not None and isinstance(x, jax.Array):
         raise TypeError(
             f"{argument}: structured maps take NumPy arrays and torch tensors; pass np.asarray of a JAX array"
         )
-    return as_rows(_native.as_array(x, argument), argument)
+    return wide_enough(_native.as_array(x, argument), argument)
 
 
-def as_rows(array: FloatArray, argument: str) -> FloatArray:
+def wide_enough(array: FloatArray, argument: str) -> FloatArray:
     """The array, if it is of a dtype that rows have."""
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{argument}: structured maps take float32 and float64, not 16 bits")
@@ -264,6 +307,7 @@ def as_rows(array: FloatArray, argument: str) -> FloatArray:
 def output(
     out: object, like: FloatArray, shape: tuple[int, ...], argument: str, *inputs: FloatArray
 ) -> FloatArray:
+    """`out`, if rows can be written into it; a new array for None."""
     if out is None:
         return np.empty(shape, like.dtype)
     result = _native.as_output(out, np.broadcast_to(like.dtype.type(0), shape), f"the result for {argument}")
@@ -273,19 +317,11 @@ def output(
     return result
 
 
-def check_gradient(grad: Any, z: Any, shape: tuple[int, ...]) -> None:
-    """Refuse a gradient of theta that does not fit z."""
-    if grad.dtype != z.dtype:
-        raise TypeError(f"grad_theta: dtype {grad.dtype} differs from {z.dtype} of z")
-    if tuple(grad.shape) != shape:
-        raise ValueError(f"grad_theta: shape {tuple(grad.shape)} differs from {shape} of theta")
-
-
 def _refuse_clip(map: StructuredMap, policy: int) -> None:
     if policy == _native.policy_code("clip"):
         raise ValueError(f"invalid: {map!r} has no nearest valid row to clip to; use 'raise' or 'nan'")
 
 
-def _is_tensor(x: object) -> bool:
+def is_tensor(x: object) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)

@@ -3,50 +3,73 @@
 F(x) gives the values and the log-determinants of rows; P(x, g) is its pullback of gradients g. The derivative
 of P by x along u is that of P's own formulas along u, since second derivatives are symmetric, and by g it is
 the derivative of F along u: tangents of both are all that a second derivative needs.
+
+Inside ``torch.compile``, which cannot see through native calls, F and P are the operators ``fastmap::rows``
+and ``fastmap::rows_pullback``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fastmap import _native, _structured
 from fastmap._derivatives import NO_THIRD
-from fastmap._structured import Op, StructuredMap
-from fastmap._torch import memory, refuse_out, refuse_output, tracked, written
+from fastmap._linear import Linear
+from fastmap._structured import CatalogRows, Op, StructuredMap
+from fastmap._torch import _library, _map_of, _text, memory, refuse_out, refuse_output, tracked, written
+
+RowMap: TypeAlias = CatalogRows | Linear
 
 
 def value_and_rows(
-    op: Op, argument: str, x: Tensor, map: StructuredMap, out: Tensor | None, policy: int
+    op: Op, argument: str, x: Tensor, map: RowMap, out: Tensor | None, policy: int
 ) -> tuple[Tensor, Tensor]:
     """f(x) or its inverse, and the log-determinant of every row."""
-    _structured.shapes(map, argument, tuple(x.shape), is_theta=op == "forward")
+    if torch.compiler.is_compiling():
+        value, rows = torch.ops.fastmap.rows(x, op, argument, _text(map), policy)
+        return value if out is None else out.copy_(value), rows
+    shape = map.other_shape(argument, tuple(x.shape), op == "forward")
     if tracked(x):
         refuse_out(out, argument)
-        return _Values.apply(x, map, op, argument, policy)
-    return _values(x, map, op, argument, policy, out)
+        return (
+            _Values.apply(x, map, op, argument, policy)
+            if isinstance(map, CatalogRows)
+            else _linear(x, map, op, argument, policy)
+        )
+    if isinstance(map, CatalogRows):
+        return _values(x, map, op, argument, policy, out)
+    if out is not None:
+        checked_output(out, x, shape, argument)
+    value, rows = _linear(x, map, op, argument, policy)
+    return value if out is None else out.copy_(value), rows
 
 
-def pullback(grad_theta: Any, z: Tensor, map: StructuredMap, out: Tensor | None, policy: int) -> Tensor:
+def pullback(grad_theta: Tensor, z: Tensor, map: RowMap, out: Tensor | None, policy: int) -> Tensor:
     """dL/dz from dL/dtheta, at z."""
-    if not isinstance(grad_theta, Tensor):
-        kind = type(grad_theta).__name__
-        raise TypeError(f"grad_theta: expected a torch tensor as z is one, got {kind}")
-    _, shape = _structured.shapes(map, "z", tuple(z.shape), is_theta=False)
-    _structured.check_gradient(grad_theta, z, shape)
-    if tracked(z) or tracked(grad_theta):
+    if torch.compiler.is_compiling():
+        result = torch.ops.fastmap.rows_pullback(z, grad_theta, None, "inverse", "z", _text(map), policy)
+        return result if out is None else out.copy_(result)
+    follows = tracked(z) or tracked(grad_theta)
+    if follows:
         refuse_out(out, "z")
-        return _Pullback.apply(z, grad_theta, _no_rows(z, map, "inverse"), map, "inverse", "z", policy)
-    return _pulled(z, grad_theta, None, map, "inverse", "z", policy, out)
+    if isinstance(map, CatalogRows):
+        if follows:
+            return _Pullback.apply(z, grad_theta, _no_rows(z, map, "inverse"), map, "inverse", "z", policy)
+        return _pulled(z, grad_theta, None, map, "inverse", "z", policy, out)
+    if out is not None:
+        checked_output(out, z, tuple(z.shape), "z", grad_theta)
+    result = _linear_pulled(z, grad_theta, map, "inverse", "z", policy)
+    return result if out is None else out.copy_(result)
 
 
 class _Values(torch.autograd.Function):
     """F: the values and the log-determinants of rows."""
 
     @staticmethod
-    def forward(x: Tensor, map: StructuredMap, op: Op, argument: str, policy: int) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, map: CatalogRows, op: Op, argument: str, policy: int) -> tuple[Tensor, Tensor]:
         return _values(x, map, op, argument, policy)
 
     @staticmethod
@@ -157,7 +180,7 @@ def _batched(info: Any, in_dims: Any, inputs: Any, count: int) -> list[Tensor]:
 
 def _values(
     x: Tensor,
-    map: StructuredMap,
+    map: CatalogRows,
     op: Op,
     argument: str,
     policy: int,
@@ -183,7 +206,7 @@ def _pulled(
     x: Tensor,
     grad: Tensor,
     grad_rows: Tensor | None,
-    map: StructuredMap,
+    map: CatalogRows,
     op: Op,
     argument: str,
     policy: int,
@@ -208,11 +231,11 @@ def _pulled(
 
 def _no_rows(x: Tensor, map: StructuredMap, op: Op) -> Tensor:
     """Zeros, one for every row."""
-    return torch.zeros(_structured.batch(map, tuple(x.shape), op == "forward"), dtype=torch.float64)
+    return torch.zeros(map.batch(tuple(x.shape), op == "forward"), dtype=torch.float64)
 
 
 def _rows_of(x: Tensor, argument: str) -> _native.FloatArray:
-    return _structured.as_rows(memory(x, argument), argument)
+    return _structured.wide_enough(memory(x, argument), argument)
 
 
 def _into(
@@ -223,3 +246,90 @@ def _into(
         raise TypeError(f"out: expected a torch tensor as {argument} is one, got {kind}")
     refuse_output(out)
     return _structured.output(memory(out, "out"), memory(like, argument), shape, argument, *inputs)
+
+
+def checked_output(out: Any, like: Tensor, shape: tuple[int, ...], argument: str, *inputs: Tensor) -> Tensor:
+    """`out`, if a result of this shape can be written into it."""
+    _into(out, like, shape, argument, *(memory(x, "grad_theta") for x in inputs))
+    result: Tensor = out
+    return result
+
+
+def _linear(x: Tensor, map: Linear, op: Op, argument: str, policy: int) -> tuple[Tensor, Tensor]:
+    """In torch's own operations, which autograd follows to any order."""
+    wide = _finite(x, map, op, argument, policy)
+    matrix, shift = torch.from_numpy(map.factor(op)), torch.from_numpy(map.origin)
+    value = (wide - shift) @ matrix.mT if op == "forward" else wide @ matrix.mT + shift
+    rows = (0 * wide).sum(-1) + map.log_det(op)  # a constant, but NaN where the row is
+    return value.to(x.dtype), rows
+
+
+def _linear_pulled(x: Tensor, grad: Tensor, map: Linear, op: Op, argument: str, policy: int) -> Tensor:
+    wide = _finite(x, map, op, argument, policy)
+    return (grad.double() @ torch.from_numpy(map.factor(op)) + 0 * wide.sum(-1, keepdim=True)).to(x.dtype)
+
+
+def _finite(x: Tensor, map: Linear, op: Op, argument: str, policy: int) -> Tensor:
+    """x in float64, rows that are not finite refused or NaN."""
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{argument}: structured maps take float32 and float64, not {x.dtype}")
+    wrong = ~torch.isfinite(x).all(-1, keepdim=True)
+    if policy == _native.policy_code("raise") and bool(wrong.any()):
+        where = wrong.reshape(-1).nonzero()
+        raise _structured.refusal(
+            map, argument, memory(x, argument), len(where), int(where[0]), op == "forward", "not finite"
+        )
+    return torch.where(wrong, torch.nan, x.double())
+
+
+# Inside torch.compile. A compiled backward pass is not differentiated again: one derivative is enough.
+_library.define("rows(Tensor x, str op, str argument, str map, int policy) -> (Tensor, Tensor)")
+_library.define(
+    "rows_pullback(Tensor x, Tensor grad, Tensor? grad_rows, str op, str argument, str map, int policy)"
+    " -> Tensor"
+)
+
+
+@torch.library.impl(_library, "rows", "CPU")
+def _rows_op(x: Tensor, op: Op, argument: str, map: str, policy: int) -> tuple[Tensor, Tensor]:
+    evaluate: Any = _values if isinstance(m := _map_of(map), CatalogRows) else _linear
+    return evaluate(x, m, op, argument, policy)
+
+
+@torch.library.impl(_library, "rows_pullback", "CPU")
+def _rows_pullback_op(
+    x: Tensor, grad: Tensor, grad_rows: Tensor | None, op: Op, argument: str, map: str, policy: int
+) -> Tensor:
+    m = _map_of(map)
+    if isinstance(m, Linear):  # whose log-determinant is a constant
+        return _linear_pulled(x, grad, m, op, argument, policy)
+    assert isinstance(m, CatalogRows)
+    return _pulled(x, grad, grad_rows, m, op, argument, policy)
+
+
+@torch.library.register_fake("fastmap::rows", lib=_library)
+def _rows_fake(x: Tensor, op: Op, argument: str, map: str, policy: int) -> tuple[Tensor, Tensor]:
+    m: Any = _map_of(map)
+    is_theta = op == "forward"
+    in_front = m.batch(tuple(x.shape), is_theta)
+    row = tuple(int(n) for n in x.shape[len(in_front) :])  # of a known length, whatever the batch
+    shape = m.other_shape(argument, row, is_theta)
+    return x.new_empty((*in_front, *shape)), x.new_empty(in_front, dtype=torch.float64)
+
+
+@torch.library.register_fake("fastmap::rows_pullback", lib=_library)
+def _rows_pullback_fake(x: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _keep_input(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, *ctx.rest = inputs
+    ctx.save_for_backward(x)
+
+
+def _rows_backward(ctx: Any, grad: Tensor, grad_rows: Tensor) -> Any:
+    (x,) = ctx.saved_tensors
+    return torch.ops.fastmap.rows_pullback(x, grad, grad_rows, *ctx.rest), None, None, None, None
+
+
+torch.library.register_autograd("fastmap::rows", _rows_backward, setup_context=_keep_input, lib=_library)

@@ -431,7 +431,7 @@ _OUTSIDE = (
     "",
     "## Maps outside the catalog",
     "",
-    "No bound is stated for them: `fm.audit` measures what they cost on your data.",
+    "No bound is stated for them unless it says so: `fm.audit` measures what they cost on your data.",
     "",
     "- `Chain(a, b)`, `m.inv`, `mirror(m)`: of maps of the catalog, in one native pass.",
     "- `weibull(scale, shape)`: the distribution function of Weibull, a chain; with shape 1 that of the",
@@ -439,6 +439,8 @@ _OUTSIDE = (
     "- `Table(x, y, slopes=None)`: a monotonic rational-quadratic spline through knots, linear beyond them;",
     "  `Table.from_samples(samples)` puts the knots at quantiles of data. NumPy evaluates it, with the same",
     "  bits everywhere; it is no part of chains and native steps.",
+    "- `Circular(low=-pi, high=pi)`: periodic numbers; z is θ, and z that are whole turns apart give one θ:",
+    "  the map is folded, not one-to-one. As `Table`; every finite z is within one ULP of the larger bound.",
     "- `Custom(forward, inverse, jacobian=None, domain=...)`: Python callables, checked numerically when it",
     "  is made. As `Table`, and it has no JSON form.",
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastmap._errors import DomainError
 from fastmap._extras import need
 from fastmap._functional import forward
 from fastmap._map import Map, MapLike, resolve
@@ -131,7 +132,7 @@ def to_z(name: str, param: Param, theta: Any) -> Any:
     Raises
     ------
     ValueError
-        A wrong shape, or a value outside the box.
+        A wrong shape, or a value outside the box; rows that are none of the map's.
     """
     try:
         value = np.asarray(theta, np.float64)
@@ -139,17 +140,31 @@ def to_z(name: str, param: Param, theta: Any) -> Any:
         raise ValueError(f"{name}: expected numbers, got {theta!r}") from None
     if value.shape != param.shape:
         raise ValueError(f"{name}: shape {value.shape} differs from {param.shape}")
+    if param.has_rows:
+        return _z_of_rows(name, param, value)
     low, high = param.box
     if not np.all((low <= value) & (value <= high)):
         raise ValueError(f"{name}: {theta} is outside the box [{low:g}, {high:g}]")
     return np.clip(forward(value, param.box_map), *param.z_box)
 
 
+def _z_of_rows(name: str, param: Param, theta: Any) -> Any:
+    try:
+        z = forward(theta, param.box_map)
+    except DomainError as error:
+        raise ValueError(f"{name}: {error}") from None
+    low, high = param.z_box
+    room = 1e-6 * (high - low)  # as far as rows may be off their constraint
+    if not np.all((low - room <= z) & (z <= high + room)):
+        raise ValueError(f"{name}: {theta.tolist()} is outside the box: z is not in [{low:g}, {high:g}]")
+    return np.clip(z, low, high)
+
+
 def element_names(name: str, param: Param) -> list[str]:
     """The names under which the z of a parameter are suggested, in C order."""
     if not param.shape:
         return [_PREFIX + name]
-    return [f"{_PREFIX}{name}[{','.join(map(str, index))}]" for index in np.ndindex(param.shape)]
+    return [f"{_PREFIX}{name}[{','.join(map(str, index))}]" for index in np.ndindex(param.z_shape)]
 
 
 def distributions(space: Space) -> dict[str, Any]:
@@ -183,7 +198,7 @@ def gather(space: Space, values: Mapping[str, float]) -> dict[str, Any]:
     z: dict[str, Any] = {}
     for name, param in space.items():
         numbers = np.array([values[element] for element in element_names(name, param)])
-        z[name] = numbers.reshape(param.shape) if param.shape else float(numbers[0])
+        z[name] = numbers.reshape(param.z_shape) if param.shape else float(numbers[0])
     return z
 
 
@@ -193,7 +208,7 @@ def named_box(name: str, param: Param) -> tuple[Any, Any]:
         low, high = param.z_box
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return np.broadcast_to(low, param.shape).flat, np.broadcast_to(high, param.shape).flat
+    return np.broadcast_to(low, param.z_shape).flat, np.broadcast_to(high, param.z_shape).flat
 
 
 def _is_z(name: str, mapped: Mapping[str, Any]) -> bool:

@@ -17,7 +17,8 @@ import numpy as np
 from fastmap import _native
 from fastmap._extras import need
 from fastmap._functional import Array, forward, inverse
-from fastmap._map import Map, MapLike, Sliced, resolve
+from fastmap._map import Map, MapLike, resolve
+from fastmap._rows import side_by_side
 from fastmap._structured import StructuredMap
 from fastmap.constraints import default_map
 from fastmap.maps import Identity, Log
@@ -47,13 +48,17 @@ class Param:
         theta is rounded to integers; the box ends are as likely as the rest.
     init : number or array, optional
         Where gradient methods start.
+    z_range : (float, float), optional
+        With a structured map, whose rows have no box of single entries, the box of every number of z; methods
+        that search a box need it. ``(-5, 5)`` suits most rows that are bounded, (-3, 3) what is whitened.
 
     Raises
     ------
     ValueError
-        ``low >= high``, bounds that are not finite, not whole for integers, or outside the domain of the map.
+        ``low >= high``, bounds that are not finite, not whole for integers, or outside the domain of the map;
+        a shape without rows for a structured map, or a box of theta for one.
     TypeError
-        A dtype other than float32 and float64, or a structured map.
+        A dtype other than float32 and float64.
     """
 
     low: float | None
@@ -63,6 +68,7 @@ class Param:
     dtype: np.dtype[Any] | None
     integer: bool
     init: Any
+    z_range: tuple[float, float] | None
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class Param:
         dtype: Any = None,
         integer: bool = False,
         init: Any = None,
+        z_range: tuple[float, float] | None = None,
     ) -> None:
         for name, bound in (("low", low), ("high", high)):
             if bound is not None and not math.isfinite(bound):
@@ -90,14 +97,14 @@ class Param:
         set_field(self, "dtype", None if dtype is None else np.dtype(dtype))
         set_field(self, "integer", integer)
         set_field(self, "init", init)
+        set_field(self, "z_range", None if z_range is None else _interval(z_range))
         if self.dtype is not None and self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: {self.dtype} is not supported; use float32 or float64")
-        if isinstance(self.map, StructuredMap):
-            raise TypeError(
-                f"map: {self.map!r} maps whole rows, which no parameter of a space does; "
-                "search z of its size, and call inverse in the objective"
-            )
-        if self.map is not None:
+        if self.has_rows:
+            self._check_rows()
+        elif self.z_range is not None:
+            raise ValueError("z_range: is for structured maps; low and high bound theta of others")
+        elif self.map is not None:
             if np.broadcast_shapes(self.map.shape, self.shape) != self.shape:
                 raise ValueError(f"map: {self.map!r} does not broadcast to shape {self.shape}")
             first, last = self.map.domain
@@ -105,10 +112,41 @@ class Param:
                 if bound is not None and not np.all((first <= bound) & (bound <= last)):
                     raise ValueError(f"{name}: {bound} is outside the domain {first, last} of {self.map!r}")
 
+    def _check_rows(self) -> None:
+        assert isinstance(self.map, StructuredMap)
+        if self.low is not None or self.high is not None:
+            raise ValueError(
+                f"low, high: entries of a row of {self.map!r} have no box of their own; "
+                "z_range=(low, high) bounds every number of z"
+            )
+        if self.integer:
+            raise ValueError(f"integer: {self.map!r} has no rows of integers")
+        self.map.other_shape("shape", self.shape, is_theta=True)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether its map is a structured one: it maps whole rows, and z may differ from theta in shape."""
+        return isinstance(self.map, StructuredMap)
+
     @property
     def size(self) -> int:
         """How many numbers the parameter holds."""
         return math.prod(self.shape)
+
+    @cached_property
+    def z_shape(self) -> tuple[int, ...]:
+        """The shape of z."""
+        return self.map.z_shape(self.shape) if isinstance(self.map, StructuredMap) else self.shape
+
+    @property
+    def z_size(self) -> int:
+        """How many numbers are searched."""
+        return math.prod(self.z_shape)
+
+    @property
+    def has_box(self) -> bool:
+        """Whether black-box methods that search a box can."""
+        return self.z_range is not None or (self.low is not None and self.high is not None)
 
     @property
     def box_map(self) -> Map:
@@ -150,10 +188,20 @@ class Param:
 
         Numbers; arrays of `shape` where the parameters of the map are arrays.
         """
+        if self.has_rows:
+            if self.z_range is None:
+                raise ValueError(
+                    f"z_range: this method searches a box, and {self.map!r} gives none to z; give one, "
+                    "(-5, 5) for instance, or take cmaes, sep-cmaes, pgpe, es or a gradient method"
+                )
+            return self.z_range
         low, high = self.edges
         m = self.box_map
         first, last = m.domain
-        if not np.all((first < low) & (high < last)):
+        inside = (
+            (first <= low) & (high <= last) if getattr(m, "closed", False) else (first < low) & (high < last)
+        )
+        if not np.all(inside):
             raise ValueError(
                 f"low, high: [{low:g}, {high:g}] has no finite box under {m!r}, "
                 f"whose open domain is {first, last}"
@@ -173,7 +221,10 @@ class Param:
         return np.where(falls, high, low), np.where(falls, low, high)
 
     def from_z(self, z: Array) -> Array:
-        """theta for z in `z_box`; the ends of the box come back exactly."""
+        """theta for z in `z_box`; the ends of a box of theta come back exactly."""
+        if isinstance(self.map, StructuredMap):
+            theta = inverse(np.clip(np.asarray(z, np.float64), *self.z_box), self.map)
+            return theta if self.dtype is None else theta.astype(self.dtype)
         low, high = self.box
         z_low, z_high = self.z_box
         z = np.asarray(z, np.float64)
@@ -220,7 +271,7 @@ class Param:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `init` is not part of it."""
-        return {
+        data = {
             "low": self.low,
             "high": self.high,
             "map": None if self.map is None else self.map.to_json(),
@@ -228,6 +279,7 @@ class Param:
             "dtype": None if self.dtype is None else self.dtype.name,
             "integer": self.integer,
         }
+        return data if self.z_range is None else {**data, "z_range": list(self.z_range)}
 
 
 class Space(Mapping[str, Param]):
@@ -282,13 +334,14 @@ class Space(Mapping[str, Param]):
         """How many numbers the space holds."""
         return sum(param.size for param in self.values())
 
+    @property
+    def z_size(self) -> int:
+        """How many numbers are searched: other than `size` where there are structured maps."""
+        return sum(param.z_size for param in self.values())
+
     def slices(self) -> dict[str, slice]:
-        """Where each parameter lies in a flat buffer."""
-        result, start = {}, 0
-        for name, param in self.items():
-            result[name] = slice(start, start + param.size)
-            start += param.size
-        return result
+        """Where each parameter lies in a flat buffer of theta."""
+        return _slices({name: param.size for name, param in self.items()})
 
     @cached_property
     def maps(self) -> dict[str, Map]:
@@ -307,7 +360,7 @@ class Space(Mapping[str, Param]):
     @cached_property
     def flat_map(self) -> Map:
         """`maps` side by side, as a map of one flat buffer; functions take the space itself for it."""
-        return Sliced(*((m, self[name].shape) for name, m in self.maps.items()))
+        return side_by_side(*((m, self[name].shape) for name, m in self.maps.items()))
 
     def ravel(self, values: Mapping[str, Any]) -> _native.FloatArray:
         """One flat float64 buffer of the values by name."""
@@ -321,10 +374,12 @@ class Space(Mapping[str, Param]):
         return flat
 
     def unravel(self, flat: Array) -> dict[str, Array]:
-        """Views of a flat buffer, by name."""
-        if tuple(flat.shape) != (self.size,):
-            raise ValueError(f"flat: shape {tuple(flat.shape)} differs from ({self.size},)")
-        return {name: flat[part].reshape(self[name].shape) for name, part in self.slices().items()}
+        """Views of a flat buffer of theta, by name."""
+        return _views(flat, {name: param.shape for name, param in self.items()})
+
+    def unravel_z(self, flat: Array) -> dict[str, Array]:
+        """Views of a flat buffer of z, by name."""
+        return _views(flat, {name: param.z_shape for name, param in self.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `Space.from_json` reads back."""
@@ -382,6 +437,32 @@ class Space(Mapping[str, Param]):
     def _check_names(self, values: Mapping[str, Any]) -> None:
         if set(values) != set(self):
             raise ValueError(f"values: expected {sorted(self)}, got {sorted(values)}")
+
+
+def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
+    result, start = {}, 0
+    for name, size in sizes.items():
+        result[name] = slice(start, start := start + size)
+    return result
+
+
+def _views(flat: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    parts = _slices({name: math.prod(shape) for name, shape in shapes.items()})
+    size = list(parts.values())[-1].stop
+    if tuple(flat.shape) != (size,):
+        raise ValueError(f"flat: shape {tuple(flat.shape)} differs from ({size},)")
+    return {name: flat[part].reshape(shapes[name]) for name, part in parts.items()}
+
+
+def _interval(given: Any) -> tuple[float, float]:
+    """A finite interval; ValueError if it is none."""
+    try:
+        low, high = map(float, given)
+    except (TypeError, ValueError):
+        raise ValueError(f"z_range: expected two numbers, got {given!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"z_range: must be finite, low below high; got {(low, high)}")
+    return low, high
 
 
 def _children(tree: Any) -> list[tuple[str, Any]]:

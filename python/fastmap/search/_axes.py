@@ -71,12 +71,16 @@ class Axes(dict[str, Axis]):
         self.space = space
         for name, param in space.items():
             if plain:
+                if param.has_rows:
+                    raise ValueError(
+                        f"{name}: lbfgsb searches theta itself, whose entries {param.map!r} ties together; "
+                        "take lbfgs"
+                    )
                 param = Param(param.low, param.high, map=Identity(), shape=param.shape, dtype=param.dtype)
             outer = mixed and is_outer(param)
-            if space[name].integer and ((gradient and not outer) or param.low is None or param.high is None):
+            if space[name].integer and ((gradient and not outer) or not param.has_box):
                 raise ValueError(f"{name}: an integer needs low and high, and a method without gradients")
-            both = param.low is not None and param.high is not None
-            boxed = box or outer or (both and (param.map is not None or not gradient))
+            boxed = box or outer or (param.has_box and (param.map is not None or not gradient))
             if boxed:
                 studies.named_box(name, param)
             self[name] = Axis(name, param, param.box_map if boxed else param.gradient_map, boxed)
@@ -98,14 +102,14 @@ class Axes(dict[str, Axis]):
 
     def _ends(self, which: int, without: float) -> Any:
         ends = (axis.param.z_box[which] if axis.boxed else without for axis in self.values())
-        shapes = (axis.param.shape for axis in self.values())
+        shapes = (axis.param.z_shape for axis in self.values())
         return np.concatenate(
             [np.broadcast_to(end, shape).ravel() for end, shape in zip(ends, shapes, strict=True)]
         )
 
     def split(self, z: Any) -> dict[str, Any]:
         """Views of a flat z, by name."""
-        return self.space.unravel(z)
+        return self.space.unravel_z(z)
 
     def theta(self, z: Mapping[str, Any]) -> dict[str, Any]:
         """theta by name for z by name."""
@@ -132,8 +136,7 @@ def is_outer(param: Param) -> bool:
 
     A box without a map is a constraint, which gradients respect.
     """
-    boxed = param.low is not None and param.high is not None
-    return not param.shape and boxed and (param.integer or param.map is not None)
+    return not param.shape and param.has_box and (param.integer or param.map is not None)
 
 
 def check_names(argument: str, theta: Mapping[str, Any], space: Space) -> None:

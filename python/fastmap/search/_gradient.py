@@ -29,7 +29,7 @@ def tensors(axes: Axes, z: Mapping[str, Any]) -> dict[str, Any]:
     """theta = f⁻¹(z) inside the graph; boxed parameters stay in their box."""
     theta = {name: _functional.inverse(z[name], axis.map) for name, axis in axes.items()}
     for name, axis in axes.items():
-        if axis.boxed:
+        if axis.boxed and not axis.param.has_rows:
             theta[name] = _pinned(theta[name], *axis.param.box)
     return theta
 
@@ -98,10 +98,13 @@ def _leaf(torch: Any, axis: Axis, start: Mapping[str, Any]) -> Any:
     dtype = _dtype(torch, axis, init)
     if init is None:
         middle = np.add(*param.z_box) / 2 if axis.boxed else 0.0
-        return torch.tensor(np.broadcast_to(middle, param.shape).copy(), dtype=dtype).requires_grad_()
+        return torch.tensor(np.broadcast_to(middle, param.z_shape).copy(), dtype=dtype).requires_grad_()
     theta = torch.as_tensor(init)
     if tuple(theta.shape) != param.shape:
         raise ValueError(f"init: {name} has shape {tuple(theta.shape)}, not {param.shape}")
+    if param.has_rows:
+        z = torch.as_tensor(axis.z(theta.detach().cpu().double().numpy()))
+        return z.to(dtype).requires_grad_()
     if axis.boxed and bool(((theta < param.box[0]) | (theta > param.box[1])).any()):
         raise ValueError(f"init: {name} is outside the box [{param.box[0]:g}, {param.box[1]:g}]")
     return _functional.forward(theta.detach().to(dtype).clone(), axis.map).requires_grad_()
@@ -177,8 +180,8 @@ class LBFGS:
         else:
             _checked(outcome.raw).backward()
             pulled = {
-                name: np.zeros(axis.param.shape) if leaf.grad is None else leaf.grad.numpy()
-                for (name, axis), leaf in zip(self.axes.items(), point.handle.values(), strict=True)
+                name: np.zeros(tuple(leaf.shape)) if leaf.grad is None else leaf.grad.numpy()
+                for name, leaf in zip(self.axes, point.handle.values(), strict=True)
             }
         gradient = np.concatenate([np.ravel(pulled[name]) for name in self.axes])
         loss = self.sign * outcome.losses[0]

@@ -132,10 +132,9 @@ def method_named(name: str, space: Space) -> Method:
             "a parameter to search by gradients inside"
         )
     if name == "cmaes":
-        if space.size < 2:
+        if space.z_size < 2:
             raise ValueError("method: CMA-ES needs at least two numbers")
-        open_ended = any(param.low is None or param.high is None for param in space.values())
-        if open_ended or space.size > _LARGEST_FOR_OPTUNA:
+        if space.z_size > _LARGEST_FOR_OPTUNA or not all(param.has_box for param in space.values()):
             method = _CMA_ON_ARRAYS
     for module in method.modules:
         need(module, _EXTRAS.get(module, "search"))
@@ -160,20 +159,20 @@ def choose(
         ends = all(param.map is None for param in space.values())
         if convex and ends:
             return "lbfgsb", f"gradients, since {why}; convex with simple bounds: a map could only bend it"
-        if not noisy and (jac or noisy is False) and space.size <= _LARGEST_FOR_SEPARABLE:
+        if not noisy and (jac or noisy is False) and space.z_size <= _LARGEST_FOR_SEPARABLE:
             return "lbfgs", f"gradients, since {why}, and no noise in them"
         return "adam", f"gradients, since {why}"
-    boxed = all(param.low is not None and param.high is not None for param in space.values())
-    if space.size > _LARGEST_FOR_SEPARABLE:
-        return "pgpe", f"black box, and {space.size} numbers are too many for a model of them"
-    if space.size > _LARGEST_FOR_CMA:
-        return "sep-cmaes", f"black box, and {space.size} numbers are too many for a full covariance"
+    boxed = all(param.has_box for param in space.values())
+    if space.z_size > _LARGEST_FOR_SEPARABLE:
+        return "pgpe", f"black box, and {space.z_size} numbers are too many for a model of them"
+    if space.z_size > _LARGEST_FOR_CMA:
+        return "sep-cmaes", f"black box, and {space.z_size} numbers are too many for a full covariance"
     integers = any(param.integer for param in space.values())
-    if space.size > 1 and not integers and (not boxed or space.size > 30 or (budget or 0) >= 1000):
-        why = f"{budget} evaluations of {space.size} numbers"
+    if space.z_size > 1 and not integers and (not boxed or space.z_size > 30 or (budget or 0) >= 1000):
+        why = f"{budget} evaluations of {space.z_size} numbers"
         if not boxed:
             why = "some parameters have no box"
-        elif space.size > 30:
-            why = f"{space.size} numbers"
+        elif space.z_size > 30:
+            why = f"{space.z_size} numbers"
         return "cmaes", f"black box, and {why}: a covariance can be learnt"
     return "tpe", "black box, and few numbers" if arrays else "black box, since all parameters are scalars"

@@ -133,11 +133,14 @@ class Result:
     def map_error(self) -> dict[str, Audit]:
         """What the map costs at the best point: `fastmap.audit` of each parameter, by name.
 
-        With several objectives over all points of the front.
+        With several objectives over all points of the front. Structured maps, which it does not measure, are
+        left out.
         """
         points = self.best if isinstance(self.best, list) else [self.best]
         result = {}
         for name, param in self.space.items():
+            if param.has_rows:
+                continue
             values = np.asarray([_numpy(point[name]) for point in points])
             if values.dtype.kind != "f":
                 values = values.astype(np.float64)

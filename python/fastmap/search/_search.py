@@ -243,7 +243,11 @@ class Search:
                 ):  # a map of Python callables, which only what is stored must not have
                     self._study.set_user_attr(_tuner.SPACE, self.space.to_json())
             return
-        kept = self.axes.boxed and self.space.size <= LARGEST_RECORD and not self._method.plain
+        kept = (
+            self.axes.boxed
+            and max(self.space.size, self.space.z_size) <= LARGEST_RECORD
+            and not self._method.plain
+        )
         if not self._method.study and not kept:
             raise ValueError(
                 f"storage: it holds up to {LARGEST_RECORD} numbers with boxes of z, which {self.method} has "

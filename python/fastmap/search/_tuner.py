@@ -70,7 +70,7 @@ class Tuner:
         trial = self.study.ask(self.boxes)
         params = trial.params
         z = {
-            name: np.array([params[element] for element in names]).reshape(self.axes[name].param.shape)
+            name: np.array([params[element] for element in names]).reshape(self.axes[name].param.z_shape)
             for name, names in self.names.items()
         }
         theta = self.axes.theta(z)

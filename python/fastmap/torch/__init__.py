@@ -15,6 +15,7 @@ from fastmap.torch._modules import (
     space,
     to_constraint,
 )
+from fastmap.torch._mup import mup_init_, mup_rules
 from fastmap.torch._optim import SGD, Adam, AdamW, Lion, MappedOptimizer, MirrorDescent, convert_lr
 from fastmap.torch._suggest import suggest
 
@@ -32,6 +33,8 @@ __all__ = [
     "convert_lr",
     "fit",
     "from_constraint",
+    "mup_init_",
+    "mup_rules",
     "parametrization",
     "register_transforms",
     "space",

@@ -68,6 +68,7 @@ class MapTransform(Transform):
         self.map = resolve(map)
         if self.map.shape != ():
             raise ValueError("map: a transform needs parameters that are numbers")
+        self.bijective = not getattr(self.map, "folded", False)
 
     @property
     def domain(self) -> Constraint:
