@@ -1,4 +1,4 @@
-"""The native core inside a process: CUDA's compiler, fork, floating-point mode, threads, environment."""
+"""The native core inside a process: fork, floating-point mode, threads, environment."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import contextlib
 import ctypes
 import os
 import platform
-import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import engine
@@ -21,7 +18,6 @@ import pytest
 
 from fastmap import _core
 
-CSRC = Path(__file__).parents[1] / "csrc"
 CATALOG = _core.catalog()
 CASES = [(m, tuple(e.values())) for m in CATALOG for e in m["examples"]]
 IDS = [f"{m['class_name']}{p}" for m, p in CASES]
@@ -66,45 +62,6 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], env=inherited | env, capture_output=True, text=True, timeout=120
     )
-
-
-# --- CUDA ----------------------------------------------------------------------------------------
-
-
-def cuda_source() -> str:
-    """A kernel for every map, dtype and path, with all operations."""
-    includes = [f'#include "maps/{m["class_name"]}.hpp"' for m in CATALOG]
-    ops = [f"  out[{i}] = M::template {op}<P>(x[0], a);" for op, i in _core.OPS.items()]
-    kernels = [
-        f"template __global__ void kernel<{m['class_name']}, {t}, Path::{p}>"
-        f"(const {t}*, {t}*, {m['class_name']}::Args<{t}>);"
-        for m in CATALOG
-        for t in ("float", "double")
-        for p in ("fast", "exact")
-    ]
-    return "\n".join([
-        "#define FM_ISA cuda", *includes, "namespace fastmap::FM_ISA {",
-        "template <class M, class T, Path P>",
-        "__global__ void kernel(const T* x, T* out, typename M::template Args<T> a) {", *ops, "}",
-        *kernels, "}\n",
-    ])  # fmt: skip
-
-
-def test_maps_compile_for_cuda(tmp_path: Path) -> None:
-    """Every operation of the PTX rounds as IEEE 754 says: same bits as on the CPU."""
-    if not shutil.which("nvcc"):
-        pytest.skip("the CUDA toolkit is optional, and nvcc is not on PATH")
-    (tmp_path / "maps.cu").write_text(cuda_source())
-    done = subprocess.run(
-        ["nvcc", "-std=c++17", "-x", "cu", "-fmad=false", "-arch=sm_80", "-Werror", "all-warnings",
-         f"-I{CSRC}", "-cubin", "--keep", "--keep-dir", ".", "maps.cu"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    ptx = (tmp_path / "maps.ptx").read_text()
-    assert ptx.count(".entry") == 4 * len(CATALOG)
-    assert not re.findall(r"\b\w+\.(?:approx|full|ftz)\S*", ptx)
-    assert not re.findall(r"^\s*call\b.*", ptx, re.MULTILINE)
 
 
 # --- Processes and threads -----------------------------------------------------------------------

@@ -98,6 +98,20 @@ std::unique_ptr<BoundProgram> make_program(std::vector<std::size_t> shape, const
   return std::make_unique<BoundProgram>(std::move(shape), std::move(specs), std::move(arrays));
 }
 
+// The elementary maps that theta passes, as an engine of its own takes them: (map, inverted, constants of a call). An
+// infinite bound has made other maps of one.
+py::list steps_of(const BoundProgram& program, int dtype) {
+  if (program.rows() != 1) throw py::value_error("the parameters are arrays");
+  const Storage storage = storage_of(dtype);
+  program.check(storage);
+  Row scratch;
+  py::list steps;
+  for (const Step& s : program.row(storage, 0, scratch))
+    steps.append(py::make_tuple(s.map, s.inverted,
+                                py::bytes(reinterpret_cast<const char*>(s.args.bytes), sizeof s.args.bytes)));
+  return steps;
+}
+
 // (program, dtype, shape, parameter row strides, then for x, grad and out: pointer, strides in bytes).
 Segment segment_of(const py::tuple& t) {
   Segment s{t[0].cast<const BoundProgram*>(), storage_of(t[1].cast<int>()), {}};
@@ -353,7 +367,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("OPS") = ops;
   m.attr("RULES") = py::dict(py::arg("sgd") = int(kSgd), py::arg("adam") = int(kAdam),
                              py::arg("lion") = int(kLion));
-  py::class_<BoundProgram>(m, "Program").def(py::init(&make_program));
+  py::class_<BoundProgram>(m, "Program").def(py::init(&make_program)).def("steps", &steps_of);
   m.def("apply", [](int op, const std::vector<py::tuple>& segments, int policy) {
     const std::vector<Segment> parts = segments_of(segments);
     return found([&] { return apply(Op(op), parts, Policy(policy)); });

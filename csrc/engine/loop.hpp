@@ -62,6 +62,22 @@ template <class Map, Op op, Path P, class T, class A> FM_INLINE T apply(T x, con
   if constexpr (op == kInverseLogAbsDetGrad) return Map::template inverse_log_abs_det_grad<P>(x, a);
 }
 
+// Whether the fast path is right for x.
+template <class Map, Op op, class T, class A> FM_INLINE bool is_usual(T x, const A& a) {
+  return op < kThetaOps ? Map::usual_theta(x, a) : Map::usual_z(x, a);
+}
+
+// Right for every x: NaN outside the domain and the codomain, and every NaN is the one quiet NaN.
+template <class Map, Op op, class T, class A> FM_INLINE T exact_lane(T x, const A& a) {
+  const T r = apply<Map, op, Path::exact>(x, a);
+  bool undefined = is_nan(x) | is_nan(r);
+  if constexpr (op < kThetaOps)
+    undefined |= (x < a.low) | (x > a.high);
+  else
+    undefined |= (x < z_low<T>(a, 0)) | (x > z_high<T>(a, 0));
+  return select(undefined, nan<T>(), r);
+}
+
 // How many vectors a loop computes side by side. The chain of a vector through one or two elementary functions is
 // longer than the reorder buffer, so that the next iteration cannot start early; maps without such a chain say 1.
 template <class Map> FM_INLINE constexpr auto vectors(int) -> decltype(Map::vectors) { return Map::vectors; }
@@ -102,7 +118,7 @@ FM_INLINE bool fast_loop(const T* x, T* out, std::size_t n, const A a, bool stre
     alignas(kLineBytes) T result[kLanes];
 #pragma GCC ivdep
     for (std::size_t i = 0; i < kLanes; ++i) {
-      unusual |= (op < kThetaOps ? Map::usual_theta(x[i], a) : Map::usual_z(x[i], a)) ? 0 : 1;
+      unusual |= is_usual<Map, op>(x[i], a) ? 0 : 1;
       result[i] = apply<Map, op, Path::fast>(x[i], a);
     }
     if (stream) {
@@ -119,15 +135,7 @@ FM_INLINE bool fast_loop(const T* x, T* out, std::size_t n, const A a, bool stre
 template <class Map, Op op, class T, class A>
 FM_INLINE bool exact_loop(const T* x, T* out, std::size_t n, const A a) {
 #pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) {
-    const T r = apply<Map, op, Path::exact>(x[i], a);
-    bool undefined = is_nan(x[i]) | is_nan(r);
-    if constexpr (op < kThetaOps)
-      undefined |= (x[i] < a.low) | (x[i] > a.high);
-    else
-      undefined |= (x[i] < z_low<T>(a, 0)) | (x[i] > z_high<T>(a, 0));
-    out[i] = select(undefined, nan<T>(), r);  // every NaN is the one quiet NaN
-  }
+  for (std::size_t i = 0; i < n; ++i) out[i] = exact_lane<Map, op>(x[i], a);
   return false;
 }
 

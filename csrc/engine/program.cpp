@@ -72,7 +72,7 @@ Params effective_params(const MapInfo& info, Storage storage, const Params& para
 }
 
 void append(Row& row, int map, bool inverted, DType dtype, const Params& params) {
-  Step step{&active_isa().maps[map]->kernels[dtype], inverted, {}};
+  Step step{map, &active_isa().maps[map]->kernels[dtype], inverted, {}};
   step.kernels->prepare(params.data(), step.args);
   row.push_back(step);
 }

@@ -24,6 +24,7 @@ double round_inwards(double v, Storage storage, bool up);
 
 // One elementary map with its constants.
 struct Step {
+  int map;
   const MapKernels* kernels;
   bool inverted;  // a map's inverse in its place
   ArgsBuffer args;

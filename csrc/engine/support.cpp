@@ -1,6 +1,6 @@
 // Compiled once per ISA: what the engine needs besides the maps.
 #include "engine/stream.hpp"
-#include "math/ops.hpp"
+#include "math/half.hpp"
 #include "rules/adam.hpp"
 #include "rules/lion.hpp"
 #include "rules/sgd.hpp"
@@ -87,47 +87,18 @@ void update_sgd(const RuleArgs& args, const void* g, void* z, void* first, void*
   (first ? update<Sgd<true>, T> : update<Sgd<false>, T>)(args, g, z, first, second, n);
 }
 
-void widen_bfloat16(const void* from_, void* to_, std::size_t n) {
-  const auto* from = static_cast<const std::uint16_t*>(from_);
-  auto* to = static_cast<std::uint32_t*>(to_);
-#pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) to[i] = std::uint32_t(from[i]) << 16;
-}
-
-void narrow_bfloat16(const void* from_, void* to_, std::size_t n) {
-  const auto* from = static_cast<const float*>(from_);
-  auto* to = static_cast<std::uint16_t*>(to_);
-#pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::uint32_t u = bits(from[i]), even = (u >> 16) & 1;
-    to[i] = std::uint16_t(is_nan(from[i]) ? 0x7fc0u : (u + 0x7fffu + even) >> 16);
-  }
-}
-
-void widen_float16(const void* from_, void* to_, std::size_t n) {
+template <float widened(std::uint16_t)> void widen(const void* from_, void* to_, std::size_t n) {
   const auto* from = static_cast<const std::uint16_t*>(from_);
   auto* to = static_cast<float*>(to_);
 #pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::uint32_t h = from[i], sign = (h & 0x8000u) << 16, rest = (h & 0x7fffu) << 13;
-    // The exponent is biased by 15 instead of 127; the product is exact, subnormals included.
-    const std::uint32_t finite = bits(from_bits(rest) * 0x1p112f);
-    to[i] = from_bits(sign | (rest >= 0x0f800000u ? rest | 0x7f800000u : finite));
-  }
+  for (std::size_t i = 0; i < n; ++i) to[i] = widened(from[i]);
 }
 
-void narrow_float16(const void* from_, void* to_, std::size_t n) {
+template <std::uint16_t narrowed(float)> void narrow(const void* from_, void* to_, std::size_t n) {
   const auto* from = static_cast<const float*>(from_);
   auto* to = static_cast<std::uint16_t*>(to_);
 #pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::uint32_t u = bits(from[i]), a = u & 0x7fffffffu, sign = (u >> 16) & 0x8000u;
-    const std::uint32_t normal = (a - 0x38000000u + 0xfffu + ((a >> 13) & 1)) >> 13;  // may carry to infinity
-    const std::uint32_t subnormal = bits(from_bits(a) + 0.5f) - 0x3f000000u;  // the adder rounds to 2^-24
-    const std::uint32_t finite = a < 0x38800000u ? subnormal : normal;
-    const std::uint32_t large = a > 0x7f800000u ? 0x7e00u : 0x7c00u;
-    to[i] = std::uint16_t((a > 0x7f800000u ? 0 : sign) | (a >= 0x47800000u ? large : finite));
-  }
+  for (std::size_t i = 0; i < n; ++i) to[i] = narrowed(from[i]);
 }
 
 // Element i goes to lane i % 32; lanes fold in halves. Up to kSumBlock elements.
@@ -181,7 +152,9 @@ const fastmap::EngineTable FM_JOIN(fastmap_engine_, FM_ISA){
       fastmap::FM_ISA::update<fastmap::FM_ISA::Adam, double>},
      {fastmap::FM_ISA::update<fastmap::FM_ISA::Lion, float>,
       fastmap::FM_ISA::update<fastmap::FM_ISA::Lion, double>}},
-    {fastmap::FM_ISA::widen_bfloat16, fastmap::FM_ISA::widen_float16},
-    {fastmap::FM_ISA::narrow_bfloat16, fastmap::FM_ISA::narrow_float16},
+    {fastmap::FM_ISA::widen<fastmap::FM_ISA::widen_bfloat16>,
+     fastmap::FM_ISA::widen<fastmap::FM_ISA::widen_float16>},
+    {fastmap::FM_ISA::narrow<fastmap::FM_ISA::narrow_bfloat16>,
+     fastmap::FM_ISA::narrow<fastmap::FM_ISA::narrow_float16>},
     fastmap::FM_ISA::stream};
 }

@@ -14,6 +14,8 @@ class Program:
     def __init__(
         self, shape: tuple[int, ...], steps: list[tuple[int, bool, list[NDArray[np.float64]]]]
     ) -> None: ...
+    # For a dtype: (map, inverted, constants of a call), of programs without arrays only.
+    def steps(self, dtype: int) -> list[tuple[int, bool, bytes]]: ...
 
 # A buffer of a call: program, dtype, shape, parameter row strides, then for x, grad and out the pointer
 # (0: none) and the strides in bytes.

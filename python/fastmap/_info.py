@@ -29,9 +29,10 @@ def info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``frameworks`` holds the versions of those that are installed; none is imported for it.
+        ``cuda``: whether the module for NVIDIA GPUs was built; ``frameworks``: the versions of those that are
+        installed. None is imported for it.
     """
-    from importlib import metadata
+    from importlib import metadata, util
 
     frameworks = {}
     for name in ("numpy", "torch", "tensorflow", "keras", "jax", "optuna"):
@@ -39,4 +40,5 @@ def info() -> dict[str, Any]:
             frameworks[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {**_core.info(), "cuda": False, "frameworks": frameworks}
+    cuda = util.find_spec("fastmap._cuda") is not None
+    return {**_core.info(), "cuda": cuda, "frameworks": frameworks}

@@ -55,6 +55,9 @@ def value_and_log_det(
         # Two nodes: each has its own derivative, and a graph is built anyway.
         value = elementwise(op, argument, x, map, out, policy)
         return value, log_det(log_op, argument, x, map, None, policy)
+    if x.is_cuda:
+        total = log_det(log_op, argument, x, map, None, policy)  # first: out may be x
+        return elementwise(op, argument, x, map, out, policy), total
     array, result = memory(x, argument), output(out, x, argument)
     total = _native.log_det(
         log_op,
@@ -232,8 +235,8 @@ torch.library.register_autograd(
 
 
 def is_transformed(x: Tensor) -> bool:
-    """Whether a call runs later or in another form than it is made: compiled, or under ``torch.func``."""
-    return torch.compiler.is_compiling() or _C._are_functorch_transforms_active()
+    """Whether a call runs later or in another form than made: compiled, under ``torch.func``, on a GPU."""
+    return torch.compiler.is_compiling() or _C._are_functorch_transforms_active() or x.is_cuda
 
 
 def tracked(x: Tensor) -> bool:
@@ -266,6 +269,10 @@ def _apply(
     if usual and _core.apply_arrays(_core.OPS[op], map.program, policy, x, out):
         written(out)
         return out
+    if x.is_cuda:
+        from fastmap import _torch_cuda
+
+        return _torch_cuda.apply(op, argument, x, map, out, policy, grad, grad_argument)
     array, result = memory(x, argument), output(out, x, argument)
     _native.apply(
         op,
@@ -307,6 +314,10 @@ def _apply_to_part(
 def _log_det(op: str, argument: str, x: Tensor, map: Map, axis: Axis, policy: int) -> Tensor:
     if is_sharded(x):
         return _log_det_of_parts(op, argument, x, map, axis, policy)
+    if x.is_cuda:
+        from fastmap import _torch_cuda
+
+        return _torch_cuda.log_det(op, argument, x, map, _native.normalized_axes(axis, x.ndim), policy)
     sums = _native.log_det(op, map, memory(x, argument), axis, argument=argument, policy=policy)
     return torch.from_numpy(sums)
 

@@ -1,0 +1,173 @@
+// pybind11 only: fastmap._cuda, which launches the kernels of csrc/engine/cuda.cu. It is imported without a driver or
+// a GPU; what is missing is an error of the call.
+#include <cuda_runtime_api.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "engine/cuda.hpp"
+#include "fastmap_registry.hpp"
+
+#define FM_DECLARE(map, arg) extern const fastmap::CudaTable fastmap_cuda_##map;
+extern "C" {
+FASTMAP_FOR_MAPS(FM_DECLARE, any)
+extern const fastmap::CudaSums fastmap_cuda_sums;
+}
+
+namespace py = pybind11;
+using namespace fastmap;
+
+namespace {
+
+#define FM_TABLE(map, arg) &fastmap_cuda_##map,
+constexpr const CudaTable* kTables[] = {FASTMAP_FOR_MAPS(FM_TABLE, any)};
+
+// Blocks of 256 threads that a multiprocessor has room for; a larger grid brings nothing, its blocks go around.
+constexpr std::size_t kBlocksPerProcessor = 8;
+
+std::string remedy(cudaError_t error) {
+  const std::string version = std::to_string(CUDART_VERSION / 1000) + "." +
+                              std::to_string(CUDART_VERSION / 10 % 100);
+  switch (error) {
+    case cudaErrorInsufficientDriver:
+    case cudaErrorStubLibrary:
+    case cudaErrorCompatNotSupportedOnDevice:
+    case cudaErrorUnsupportedPtxVersion:
+      return "; the NVIDIA driver is missing, or too old for CUDA " + version +
+             ", which fastmap was built with";
+    case cudaErrorNoDevice:
+    case cudaErrorInvalidDevice:
+      return "; see nvidia-smi and CUDA_VISIBLE_DEVICES";
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidKernelImage:
+    case cudaErrorJitCompilerNotFound:
+      return "; fastmap was not built for this GPU: it needs compute capability 7.5, and its architecture or "
+             "PTX in "
+             "FASTMAP_CUDA_CODE";
+    default:
+      return "";
+  }
+}
+
+void check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // not the error of later calls, too
+  throw std::runtime_error("CUDA: " + std::string(cudaGetErrorString(error)) + " (" +
+                           cudaGetErrorName(error) + ")" + remedy(error));
+}
+
+// The device of the calling thread for the time of a call.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    check(cudaGetDevice(&before_));
+    if (device != before_) check(cudaSetDevice(device));
+    changed_ = device != before_;
+  }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+struct Place {
+  int device;
+  cudaStream_t stream;
+};
+
+// A kernel whose blocks take `tile` of n elements at a time.
+void launch_kernel(const Place& place, const void* kernel, std::uint64_t n, std::uint64_t tile,
+                   void** params) {
+  const DeviceGuard guard(place.device);
+  int processors;
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, place.device));
+  if (n == 0) return;
+  const std::uint64_t tiles = (n - 1) / tile + 1, most = std::uint64_t(processors) * kBlocksPerProcessor;
+  check(cudaLaunchKernel(kernel, dim3(unsigned(std::min(tiles, most))), dim3(kCudaThreads), params, 0,
+                         place.stream));
+}
+
+DType dtype_of(int code) {
+  if (code < 0 || code >= kDTypes) throw py::value_error("no such dtype");
+  return DType(code);
+}
+
+using Address = std::pair<std::uintptr_t, int>;  // on the device, 0 for none; and what is there
+CudaBuffer buffer_of(const Address& a) {
+  if (a.second < 0 || a.second >= kStorages) throw py::value_error("no such dtype");
+  return {reinterpret_cast<void*>(a.first), Storage(a.second)};
+}
+
+// out = op(x) factor + addend on a stream; no factor and no addend where the address is 0. `args` are those of
+// Program.steps for this map.
+void launch(int device, std::uintptr_t stream, int map, int op, const py::bytes& args, std::uint64_t n,
+            const Address& x, const Address& factor, const Address& addend, const Address& out) {
+  if (map < 0 || std::size_t(map) >= std::size(kTables)) throw py::value_error("no such map");
+  if (op < 0 || op >= kOps) throw py::value_error("no such operation");
+  CudaBuffer buffers[] = {buffer_of(x), buffer_of(factor), buffer_of(addend), buffer_of(out)};
+  const DType type = buffers[0].storage == kStoredFloat64 ? kFloat64 : kFloat32;
+  for (const CudaBuffer& b : buffers)
+    if (b.data && (b.storage == kStoredFloat64) != (type == kFloat64))
+      throw py::value_error("float64 and other dtypes in one call");
+  const std::string_view bytes = args;
+  ArgsBuffer constants;
+  if (bytes.size() != sizeof constants.bytes) throw py::value_error("args: not those of Program.steps");
+  std::memcpy(constants.bytes, bytes.data(), bytes.size());
+  void* params[] = {&buffers[0], &buffers[1], &buffers[2], &buffers[3], &n, constants.bytes};
+  py::gil_scoped_release release;
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, kTables[map]->kernels[type][op], n,
+                cuda_tile(type), params);
+}
+
+// The steps of a sum, as CudaSums has them.
+void sum_lanes(int device, std::uintptr_t stream, int dtype, std::uintptr_t x, std::uintptr_t lanes,
+               std::uint64_t rows, std::uint64_t n) {
+  const DType type = dtype_of(dtype);
+  void* params[] = {&x, &lanes, &rows, &n};
+  py::gil_scoped_release release;
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, fastmap_cuda_sums.lanes[type],
+                rows * ((n + kSumBlock - 1) / kSumBlock) * 32, kCudaThreads, params);
+}
+void sum_fold(int device, std::uintptr_t stream, std::uintptr_t lanes, std::uintptr_t out,
+              std::uint64_t blocks) {
+  void* params[] = {&lanes, &out, &blocks};
+  py::gil_scoped_release release;
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, fastmap_cuda_sums.fold, blocks,
+                kCudaThreads, params);
+}
+void sum_pairs(int device, std::uintptr_t stream, std::uintptr_t from, std::uintptr_t to, std::uint64_t rows,
+               std::uint64_t n) {
+  void* params[] = {&from, &to, &rows, &n};
+  py::gil_scoped_release release;
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, fastmap_cuda_sums.pairs,
+                rows * ((n + 1) / 2), kCudaThreads, params);
+}
+
+int device_count() {
+  int n;
+  check(cudaGetDeviceCount(&n));
+  return n;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, m) {
+  m.def("launch", &launch);
+  m.def("sum_lanes", &sum_lanes);
+  m.def("sum_fold", &sum_fold);
+  m.def("sum_pairs", &sum_pairs);
+  m.def("device_count", &device_count);
+  m.attr("RUNTIME") = CUDART_VERSION;
+}

@@ -1,0 +1,158 @@
+// Compiled once per map by nvcc, with FM_ISA=cuda, FM_MAP and FM_MAP_HEADER: the kernels of one map on a GPU.
+//
+// The flags belong to the text: -fmad=false (fma is written out) and no -use_fast_math. Then every operation of the
+// PTX is that of IEEE 754, and the bits are those of the CPU. tests/test_cuda.py runs this PTX without a GPU, which
+// it can as long as threads do not talk to each other.
+#include FM_MAP_HEADER
+#include "engine/cuda.hpp"
+#include "engine/loop.hpp"
+#include "math/half.hpp"
+
+namespace fastmap::FM_ISA {
+namespace {
+
+// The elements of a thread in a tile, as it computes with them and as 16-bit types lie in memory.
+template <class T> struct alignas(16) Pack {
+  static constexpr int size = 16 / sizeof(T);
+  T v[size];
+};
+struct alignas(8) HalfPack {
+  std::uint16_t v[Pack<float>::size];
+};
+
+// The first element leaves, one comes at the end: with this in a loop that is not unrolled, formulas are in a kernel
+// once. As several copies they would cost code, registers and compile time.
+template <class T> __device__ __forceinline__ void push(Pack<T>& p, T x) {
+#pragma unroll
+  for (int j = 1; j < Pack<T>::size; ++j) p.v[j - 1] = p.v[j];
+  p.v[Pack<T>::size - 1] = x;
+}
+
+__device__ __forceinline__ bool is_half(Storage s) { return s == kStoredBFloat16 || s == kStoredFloat16; }
+__device__ __forceinline__ float widen(std::uint16_t h, Storage s) {
+  return s == kStoredBFloat16 ? widen_bfloat16(h) : widen_float16(h);
+}
+__device__ __forceinline__ std::uint16_t narrow(float x, Storage s) {
+  return s == kStoredBFloat16 ? narrow_bfloat16(x) : narrow_float16(x);
+}
+
+// A tile of buffers of n elements, for one thread. Whole: inside the buffers, which are aligned. Then its pack lies in
+// one piece; else it is every kCudaThreads-th element, so that neighbouring threads take neighbours here, too.
+template <class T> struct Tile {
+  std::uint64_t begin, n;
+  bool whole;
+
+  // In memory S, of which P is a pack.
+  template <class P, class S, class Convert>
+  __device__ __forceinline__ Pack<T> load_as(const CudaBuffer& b, const Convert& convert) const {
+    const S* from = static_cast<const S*>(b.data) + begin;
+    Pack<T> p{};
+    if (whole) {
+      const P pack = reinterpret_cast<const P*>(from)[threadIdx.x];
+#pragma unroll
+      for (int k = 0; k < Pack<T>::size; ++k) p.v[k] = convert(pack.v[k]);
+    } else {
+#pragma unroll 1
+      for (std::uint64_t k = 0; k < Pack<T>::size; ++k) {
+        const std::uint64_t i = k * kCudaThreads + threadIdx.x;
+        push(p, begin + i < n ? convert(from[i]) : T(0));
+      }
+    }
+    return p;
+  }
+  template <class P, class S, class Convert>
+  __device__ __forceinline__ void store_as(const CudaBuffer& b, const Pack<T>& p,
+                                           const Convert& convert) const {
+    S* to = static_cast<S*>(b.data) + begin;
+    if (whole) {
+      P pack;
+#pragma unroll
+      for (int k = 0; k < Pack<T>::size; ++k) pack.v[k] = convert(p.v[k]);
+      reinterpret_cast<P*>(to)[threadIdx.x] = pack;
+    } else {
+      Pack<T> rest = p;
+#pragma unroll 1
+      for (std::uint64_t k = 0; k < Pack<T>::size; ++k) {
+        const std::uint64_t i = k * kCudaThreads + threadIdx.x;
+        if (begin + i < n) to[i] = convert(rest.v[0]);
+        push(rest, T(0));
+      }
+    }
+  }
+  __device__ __forceinline__ Pack<T> load(const CudaBuffer& b) const {
+    if constexpr (sizeof(T) == 4) {
+      if (is_half(b.storage))
+        return load_as<HalfPack, std::uint16_t>(b, [&](std::uint16_t h) { return widen(h, b.storage); });
+    }
+    return load_as<Pack<T>, T>(b, [](T x) { return x; });
+  }
+  __device__ __forceinline__ void store(const CudaBuffer& b, const Pack<T>& p) const {
+    if constexpr (sizeof(T) == 4) {
+      if (is_half(b.storage))
+        return store_as<HalfPack, std::uint16_t>(b, p, [&](float x) { return narrow(x, b.storage); });
+    }
+    store_as<Pack<T>, T>(b, p, [](T x) { return x; });
+  }
+};
+
+// Here each element chooses its path, not a block: both give the same bits wherever the fast one is right.
+template <class Map, Op op, class T, class A> FM_INLINE T compute(T x, const A& a) {
+  return is_usual<Map, op>(x, a) ? apply<Map, op, Path::fast>(x, a) : exact_lane<Map, op>(x, a);
+}
+
+template <class Map, Op op, class T, class A>
+__device__ __forceinline__ void compute_pack(Pack<T>& p, const A& a) {
+#pragma unroll 1
+  for (int k = 0; k < Pack<T>::size; ++k) push(p, compute<Map, op>(p.v[0], a));
+}
+
+// Every NaN is the one quiet NaN.
+template <class T> FM_INLINE T one_nan(T x) { return select(is_nan(x), nan<T>(), x); }
+
+__device__ __forceinline__ bool is_aligned(const CudaBuffer& b) {
+  return reinterpret_cast<std::uintptr_t>(b.data) % (is_half(b.storage) ? sizeof(HalfPack) : 16) == 0;
+}
+
+template <class Map, Op op, class T> __global__ void __launch_bounds__(kCudaThreads)
+    kernel(const CudaBuffer x, const CudaBuffer factor, const CudaBuffer addend, const CudaBuffer out,
+           std::uint64_t n, const typename Map::template Args<T> a) {
+  static_assert(sizeof a <= sizeof(ArgsBuffer));
+  constexpr std::uint64_t step = kCudaThreads * Pack<T>::size;
+  const bool aligned = is_aligned(x) & is_aligned(factor) & is_aligned(addend) & is_aligned(out);
+  for (std::uint64_t begin = blockIdx.x * step; begin < n; begin += gridDim.x * step) {
+    const Tile<T> tile{begin, n, aligned && n - begin >= step};
+    Pack<T> p = tile.load(x);
+    compute_pack<Map, op>(p, a);
+    if (factor.data) {
+      const Pack<T> by = tile.load(factor);
+#pragma unroll
+      for (int k = 0; k < Pack<T>::size; ++k) p.v[k] = one_nan(p.v[k] * by.v[k]);
+    }
+    if (addend.data) {
+      const Pack<T> more = tile.load(addend);
+#pragma unroll
+      for (int k = 0; k < Pack<T>::size; ++k) p.v[k] = one_nan(p.v[k] + more.v[k]);
+    }
+    tile.store(out, p);
+  }
+}
+
+#define FM_KERNEL(op, T) reinterpret_cast<const void*>(&kernel<FM_MAP, op, T>)
+#define FM_KERNELS(T)                                               \
+  {FM_KERNEL(kForward, T),          FM_KERNEL(kJacobian, T),        \
+   FM_KERNEL(kLogAbsDet, T),        FM_KERNEL(kLogAbsDetGrad, T),   \
+   FM_KERNEL(kInverse, T),          FM_KERNEL(kInverseJacobian, T), \
+   FM_KERNEL(kInverseLogAbsDet, T), FM_KERNEL(kInverseLogAbsDetGrad, T)}
+
+CudaTable table() { return {{FM_KERNELS(float), FM_KERNELS(double)}}; }
+
+}  // namespace
+}  // namespace fastmap::FM_ISA
+
+#define FM_JOIN_(a, b) a##b
+#define FM_JOIN(a, b) FM_JOIN_(a, b)
+
+extern "C" {
+extern const fastmap::CudaTable FM_JOIN(fastmap_cuda_, FM_MAP);
+const fastmap::CudaTable FM_JOIN(fastmap_cuda_, FM_MAP) = fastmap::FM_ISA::table();
+}

@@ -1,0 +1,27 @@
+RUNTIME: int  # the version of CUDA that the module was built with, 13000 for 13.0
+
+# RuntimeError where there is no driver or no GPU, with what is missing.
+def device_count() -> int: ...
+
+Address = tuple[int, int]  # on the device, 0 for none, and the code of the dtype
+
+# out = op(x) factor + addend on a stream of a device; no factor and no addend where the address is 0. args
+# are those of Program.steps for the map and the dtype.
+def launch(
+    device: int,
+    stream: int,
+    map: int,
+    op: int,
+    args: bytes,
+    n: int,
+    x: Address,
+    factor: Address,
+    addend: Address,
+    out: Address,
+) -> None: ...
+
+# A sum in three steps: rows of n elements, in blocks of 4096, to 32 float64 lanes for each block; these to
+# one float64 for each block; and neighbours of n to (n + 1) // 2, until there is one for each row.
+def sum_lanes(device: int, stream: int, dtype: int, x: int, lanes: int, rows: int, n: int) -> None: ...
+def sum_fold(device: int, stream: int, lanes: int, out: int, blocks: int) -> None: ...
+def sum_pairs(device: int, stream: int, source: int, out: int, rows: int, n: int) -> None: ...

@@ -1,0 +1,229 @@
+"""The CUDA kernels without a GPU: their PTX by nvcc, and its interpreter, `ptx.cpp`.
+
+``python tests/ptx.py`` writes `cuda_registers.json`: how many registers ptxas gives to every kernel.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from test_binary import cmake_variable
+
+from fastmap import _core
+
+HERE = Path(__file__).parent
+CSRC = HERE.parent / "csrc"
+REGISTERS = HERE / "cuda_registers.json"
+THREADS = 256  # of a block
+OPS = list(_core.OPS)
+DTYPES = {"f": np.float32, "d": np.float64}
+SUMS = "sums"
+ASSEMBLED = "sm_90"  # what the registers are counted for
+
+Operand = tuple[int, np.ndarray, bool]  # address on the device, memory, whether it may be written
+
+
+class _Window(ctypes.Structure):
+    _fields_ = (
+        ("address", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+        ("data", ctypes.c_void_p),
+        ("writable", ctypes.c_uint64),
+    )
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = (
+        ("grid", ctypes.c_uint64),
+        ("first_block", ctypes.c_uint64),
+        ("blocks", ctypes.c_uint64),
+        ("threads", ctypes.c_uint64),
+        ("params", ctypes.c_char_p),
+        ("params_bytes", ctypes.c_uint64),
+        ("windows", ctypes.POINTER(_Window)),
+        ("n_windows", ctypes.c_uint64),
+    )
+
+
+class Accesses(NamedTuple):
+    """To global memory: of 16 bytes, and of less."""
+
+    wide: int
+    narrow: int
+
+
+@functools.cache
+def folder() -> Path:
+    """For what is compiled here; gone when the process ends."""
+    path = tempfile.mkdtemp(prefix="fastmap-ptx-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
+
+
+@functools.cache
+def interpreter() -> ctypes.CDLL:
+    path = folder() / "ptx.so"
+    subprocess.run(
+        [os.environ.get("CXX", "c++"), "-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra",
+         "-Werror", "-shared", "-fPIC", HERE / "ptx.cpp", "-o", path],
+        check=True,
+    )  # fmt: skip
+    library = ctypes.CDLL(str(path))
+    library.ptx_load.restype = ctypes.c_void_p
+    library.ptx_names.restype = ctypes.c_char_p
+    library.ptx_run.restype = ctypes.c_bool
+    library.ptx_params_bytes.restype = ctypes.c_uint64
+    return library
+
+
+class Module:
+    """The kernels of a PTX text. RuntimeError for what the interpreter does not know."""
+
+    def __init__(self, text: str) -> None:
+        error = ctypes.create_string_buffer(1000)
+        handle = interpreter().ptx_load(text.encode(), error, ctypes.c_size_t(len(error)))
+        if not handle:
+            raise RuntimeError(error.value.decode())
+        self._handle = ctypes.c_void_p(handle)
+        self.names = interpreter().ptx_names(self._handle).decode().split()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            interpreter().ptx_free(self._handle)
+
+    def kernel(self, op: str, dtype: type) -> str:
+        """The name of the kernel of an operation."""
+        letter = {t: letter for letter, t in DTYPES.items()}[dtype]
+        (name,) = (n for n in self.names if described(n)[1:] == (OPS.index(op), letter))
+        return name
+
+    def run(
+        self,
+        name: str,
+        grid: int,
+        params: bytes,
+        memory: Sequence[Operand],
+        *,
+        threads: int = THREADS,
+        blocks: range | None = None,
+    ) -> Accesses:
+        """Run a kernel, of its grid those blocks; parameters beyond what it takes are left out."""
+        windows = (_Window * len(memory))(*(
+            _Window(address, array.nbytes, array.ctypes.data, writable) for address, array, writable in memory
+        ))  # fmt: skip
+        blocks = range(grid) if blocks is None else blocks
+        taken = params[: interpreter().ptx_params_bytes(self._handle, name.encode())]
+        launch = _Launch(grid, blocks.start, len(blocks), threads, taken, len(taken), windows, len(memory))
+        wide, narrow, error = ctypes.c_uint64(), ctypes.c_uint64(), ctypes.create_string_buffer(1000)
+        if not interpreter().ptx_run(
+            self._handle, name.encode(), ctypes.byref(launch), ctypes.byref(wide), ctypes.byref(narrow),
+            error, ctypes.c_size_t(len(error)),
+        ):  # fmt: skip
+            raise RuntimeError(error.value.decode())
+        return Accesses(wide.value, narrow.value)
+
+
+def described(name: str) -> tuple[str, int, str]:
+    """Map, number of the operation and letter of the dtype, from the mangled name of a kernel."""
+    found = re.search(r"kernelINS\d*_\d+([A-Za-z]\w*?)ELNS_2OpE(\d)E([fd])E", name)
+    assert found, name
+    return found[1], int(found[2]), found[3]
+
+
+def compile_kernels(name: str) -> str:
+    """The PTX of the kernels of a map, or of sums, with the flags of CMakeLists.txt."""
+    path = folder() / f"{name}.ptx"
+    source, definitions = "engine/cuda_sum.cu", ["-DFM_ISA=cuda"]
+    if name != SUMS:
+        source = "engine/cuda.cu"
+        definitions += [f"-DFM_MAP={name}", f'-DFM_MAP_HEADER="maps/{name}.hpp"']
+    done = subprocess.run(
+        ["nvcc", *cmake_variable("FASTMAP_CUDA_FLAGS"), f"-arch={cmake_variable('FASTMAP_CUDA_PTX')[0]}",
+         "-Werror", "all-warnings", f"-I{CSRC}", *definitions, "-ptx", CSRC / source, "-o", path],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return path.read_text()
+
+
+@functools.cache
+def ptx_of_all() -> dict[str, str]:
+    """By map, and those of sums."""
+    names = [*(m["class_name"] for m in _core.catalog()), SUMS]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return dict(zip(names, pool.map(compile_kernels, names), strict=True))
+
+
+@functools.cache
+def module_of(name: str) -> Module:
+    return Module(ptx_of_all()[name])
+
+
+class Assembled(NamedTuple):
+    """What ptxas says of a kernel."""
+
+    registers: int
+    stack: int
+    spilled: int
+
+
+def assemble(name: str, text: str, architecture: str = ASSEMBLED) -> dict[str, Assembled]:
+    """ptxas on a PTX text, by operation and dtype or the name of the kernel."""
+    path = folder() / f"{name}.{architecture}.ptx"
+    path.write_text(text)
+    report = subprocess.run(
+        ["ptxas", f"-arch={architecture}", "-v", path, "-o", path.with_suffix(".cubin")],
+        capture_output=True, text=True, check=True,
+    ).stderr  # fmt: skip
+    found = re.findall(
+        r"Compiling entry function '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes "
+        r"spill loads.*?Used (\d+) registers",
+        report,
+        re.DOTALL,
+    )
+    result = {}
+    for kernel, stack, stores, loads, registers in found:
+        if name == SUMS:
+            key = "_".join(re.findall(r"\d(lanes|fold|pairs)(?:I(f|d)E)?", kernel)[0]).rstrip("_")
+        else:
+            _, op, letter = described(kernel)
+            key = f"{OPS[op]} {np.dtype(DTYPES[letter])}"
+        result[key] = Assembled(int(registers), int(stack), int(stores) + int(loads))
+    return result
+
+
+@functools.cache
+def ptxas_version() -> str:
+    text = subprocess.run(["ptxas", "--version"], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"V([\d.]+)", text)[0]
+
+
+def register_table() -> dict[str, Any]:
+    names, texts = zip(*ptx_of_all().items(), strict=True)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        kernels = [
+            {key: assembled.registers for key, assembled in found.items()}
+            for found in pool.map(assemble, names, texts)
+        ]
+    return {
+        "ptxas": ptxas_version(),
+        "architecture": ASSEMBLED,
+        "registers": dict(zip(names, kernels, strict=True)),
+    }
+
+
+if __name__ == "__main__":
+    REGISTERS.write_text(json.dumps(register_table(), indent=1) + "\n")
