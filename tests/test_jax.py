@@ -17,7 +17,7 @@ import pytest
 from jax.test_util import check_grads
 
 import fastmap as fm
-from fastmap import _functional, _jax
+from fastmap import _functional, _jax, _native
 from fastmap.maps import CLASSES
 
 MAPS = [cls(**example) for cls in CLASSES for example in cls.entry["examples"]]
@@ -300,7 +300,7 @@ def test_eager_calls_copy_nothing() -> None:
         x = jnp.ones(1000, dtype)
         array = _jax._memory(x, "x")
         assert array.ctypes.data == x.unsafe_buffer_pointer()
-        result = _jax._fresh(array)
+        result = _native.aligned(array)
         wrapped = _jax._wrapped(result.view(dtype), x)
         assert wrapped.unsafe_buffer_pointer() == result.ctypes.data
         assert not fm.forward(x, "log").committed

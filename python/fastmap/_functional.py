@@ -14,7 +14,7 @@ from fastmap._map import Map, MapLike, resolve
 from fastmap._native import Axis, Invalid
 from fastmap._structured import StructuredMap
 
-Array: TypeAlias = Any  # a NumPy array, a torch tensor, a JAX array or a number; results are of the same kind
+Array: TypeAlias = Any  # an array of NumPy or JAX, a tensor or a number; results are of the same kind
 
 
 def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: Invalid | None = None) -> Array:
@@ -31,20 +31,21 @@ def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: In
         its own map, in one native call. With a space theta may also be a dict of buffers by name; then the
         result, and `out`, are such dicts. A structured map takes whole rows; z then has another shape.
     out : array or tensor, optional
-        Receives z: same kind, shape and dtype, contiguous; may be `theta` itself. Not for JAX arrays, which
-        nothing can write into.
+        Receives z: same kind, shape and dtype, contiguous; may be `theta` itself. Not for arrays of JAX and
+        TensorFlow, which nothing can write into.
     invalid : {"raise", "nan", "clip"}, optional
         What to do with theta outside the open domain, infinite or NaN. "raise" (default): DomainError,
         theta is untouched (also in place), the content of `out` is undefined. "nan": NaN instead, and
         the infinite limit on the edge of the domain. "clip": the nearest theta with a finite z; NaN
-        still raises. Compiled or transformed calls (``torch.compile``, ``jax.jit``, ``vmap``) default to
-        "nan".
+        still raises. Compiled or transformed calls (``torch.compile``, ``jax.jit``, ``vmap``,
+        ``tf.function``) default to "nan".
 
     Returns
     -------
     array, tensor or number
-        z, of the kind of `theta`. Differentiable, twice, when `theta` is a JAX array or a tensor that
-        requires grad: a third derivative is refused by NotImplementedError, since maps define two.
+        z, of the kind of `theta`. Differentiable, twice, when `theta` is an array of JAX, a tensor of
+        TensorFlow or one of torch that requires grad: a third derivative is refused by NotImplementedError,
+        since maps define two.
 
     Raises
     ------
@@ -144,9 +145,9 @@ def pullback(
     invalid : {"raise", "nan", "clip"}, optional
         What to do with a z that is NaN, as in `forward`.
     """
-    m, policy, part = _prepared(map, z, invalid)
+    m, policy, part, z = _prepared(map, z, invalid)
     if part is not None:
-        return part.pullback(grad_theta, z, m, out, policy)
+        return part.pullback(_held(grad_theta), z, m, out, policy)
     x, grad = _native.as_array(z, "z"), _native.as_array(grad_theta, "grad_theta")
     if grad.dtype != x.dtype:
         raise TypeError(f"grad_theta: dtype {grad.dtype} differs from {x.dtype} of z")
@@ -166,11 +167,26 @@ def pullback(
     return _returned(result, z, out)
 
 
+# Inside of ``tf.function`` TensorFlow rewrites the functions that it comes across, but for its own.
+for _function in (
+    forward,
+    inverse,
+    jacobian,
+    inverse_jacobian,
+    log_abs_det,
+    inverse_log_abs_det,
+    forward_and_log_det,
+    inverse_and_log_det,
+    pullback,
+):
+    _function.__dict__["autograph_info__"] = None  # by which it knows them
+
+
 def elementwise(
     op: str, argument: str, x: Array, map: MapLike, out: Array | None, invalid: Invalid | None
 ) -> Array:
     """An elementwise operation by its name, with any policy."""
-    m, policy, part = _prepared(map, x, invalid)
+    m, policy, part, x = _prepared(map, x, invalid)
     if part is not None:
         return part.elementwise(op, argument, x, m, out, policy)
     if _core.apply_arrays(_core.OPS[op], m.program, policy, x, out):
@@ -191,7 +207,7 @@ def _by_name(
     out: Mapping[str, Array] | None,
     invalid: Invalid | None,
 ) -> dict[str, Array]:
-    """Buffers by name, in one native call; rows, JAX arrays and what autograd follows get one each."""
+    """Buffers by name, in one native call; rows, and what autograd, JAX or TensorFlow follow, get one each."""
     maps: dict[str, Map] | None = getattr(space, "maps", None)
     if not isinstance(maps, dict):
         raise TypeError(f"{argument}: buffers by name need a Space as map, got {type(space).__name__}")
@@ -200,6 +216,7 @@ def _by_name(
             raise ValueError(f"{name}: expected the names {sorted(maps)} of the space, got {sorted(given)}")
     rows, tensors, results = [], [], {}
     for name, value in x.items():
+        value = _held(value)
         label, given = f"{argument}[{name!r}]", None if out is None else out[name]
         framework = _framework_of(value)
         if isinstance(maps[name], StructuredMap):
@@ -226,7 +243,7 @@ def _by_name(
 def _log_det(op: str, argument: str, x: Array, map: MapLike, axis: Axis, invalid: Invalid | None) -> Array:
     if axis == ():
         return elementwise(op, argument, x, map, None, invalid)
-    m, policy, part = _prepared(map, x, invalid)
+    m, policy, part, x = _prepared(map, x, invalid)
     if part is not None:
         return part.log_det(op, argument, x, m, axis, policy)
     array = _native.as_array(x, argument)
@@ -242,7 +259,7 @@ def _value_and_log_det(
     out: Array | None,
     invalid: Invalid | None,
 ) -> tuple[Array, Array]:
-    m, policy, part = _prepared(map, x, invalid)
+    m, policy, part, x = _prepared(map, x, invalid)
     if part is not None:
         return part.value_and_log_det(op, log_op, argument, x, m, out, policy)
     array = _native.as_array(x, argument)
@@ -262,11 +279,13 @@ def _returned(result: Array, x: Array, out: Array | None) -> Array:
     return _columns.like(x, result) if result.ndim else result[()]
 
 
-def _prepared(map: MapLike, x: Array, invalid: Invalid | None) -> tuple[Map, int, ModuleType | None]:
-    """The map, the code of the policy, and the part of the package that does it unless it is NumPy's."""
+def _prepared(map: MapLike, x: Array, invalid: Invalid | None) -> tuple[Map, int, ModuleType | None, Array]:
+    """The map, the code of the policy, the part of the package that does it unless it is NumPy's, and x."""
+    if type(x) is not np.ndarray:
+        x = _held(x)
     m, framework = resolve(map), _framework_of(x)
     rows = isinstance(m, StructuredMap) and not isinstance(x, Mapping)
-    return m, _policy(invalid, x, framework), _structured if rows else framework
+    return m, _policy(invalid, x, framework), _structured if rows else framework, x
 
 
 def _policy(invalid: Invalid | None, x: Array, framework: ModuleType | None) -> int:
@@ -274,6 +293,17 @@ def _policy(invalid: Invalid | None, x: Array, framework: ModuleType | None) -> 
     if invalid is None and framework is not None and framework.is_transformed(x):
         return _native.policy_code("nan")
     return _native.policy_code(invalid)
+
+
+def _held(x: Array) -> Array:
+    """x; of a variable of Keras the tensor that its backend holds."""
+    if (keras := sys.modules.get("keras")) is None:
+        return x
+    if isinstance(x, keras.KerasTensor):
+        raise TypeError(
+            f"KerasTensor {x.name!r} has no values: call fastmap in a layer, or in keras.layers.Lambda"
+        )
+    return x.value if isinstance(x, keras.Variable) else x
 
 
 def _framework_of(x: Array) -> ModuleType | None:
@@ -288,4 +318,10 @@ def _framework_of(x: Array) -> ModuleType | None:
         from fastmap import _jax
 
         return _jax
+    if (tf := sys.modules.get("tensorflow")) is not None and isinstance(
+        x, (tf.Tensor, tf.Variable, tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices)
+    ):
+        from fastmap import _tensorflow
+
+        return _tensorflow
     return None

@@ -35,7 +35,7 @@ def info() -> dict[str, Any]:
     from importlib import metadata, util
 
     frameworks = {}
-    for name in ("numpy", "torch", "tensorflow", "keras", "jax", "optuna"):
+    for name in ("numpy", "torch", "tensorflow", "tensorflow-cpu", "keras", "jax", "optuna"):
         try:
             frameworks[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -23,7 +23,6 @@ from fastmap._map import Map, Sliced
 from fastmap._native import Axis
 
 _DTYPES = {np.dtype(t) for t in (np.float32, np.float64, np.float16, jnp.bfloat16)}
-_ALIGNMENT = 64  # bytes, from which XLA takes memory without a copy
 
 # A program that XLA has kept on disk knows maps by their number: another catalog is another function.
 _CATALOG = zlib.crc32(" ".join(entry["name"] for entry in _core.catalog()).encode())
@@ -39,7 +38,7 @@ def elementwise(op: str, argument: str, x: jax.Array, map: Map, out: Any, policy
         _native.refuse_misfit(map, x.shape, argument)
         return _elementwise(op, argument, map, policy, x)
     array = _memory(x, argument)
-    result = _fresh(array)
+    result = _native.aligned(array)
     _native.apply(op, map, array, result, argument=argument, policy=policy)
     return _wrapped(result.view(x.dtype), x)
 
@@ -64,7 +63,7 @@ def value_and_log_det(
         sums, values = _log_det(log_op, op, argument, map, tuple(range(x.ndim)), policy, x)
         return values, sums
     array = _memory(x, argument)
-    result = _fresh(array)
+    result = _native.aligned(array)
     total = _native.log_det(
         log_op, map, array, None, argument=argument, policy=policy, value_op=op, out=result
     )
@@ -83,7 +82,7 @@ def pullback(grad_theta: Any, z: jax.Array, map: Map, out: Any, policy: int) -> 
     if is_transformed(z) or is_transformed(grad):
         _native.refuse_misfit(map, z.shape, "z")
         return _pullback(map, policy, grad, z)
-    array, result = _memory(z, "z"), _fresh(_memory(z, "z"))
+    array, result = _memory(z, "z"), _native.aligned(_memory(z, "z"))
     _native.apply(
         "inverse_jacobian",
         map,
@@ -247,15 +246,6 @@ def _memory(x: jax.Array, argument: str) -> _native.FloatArray:
             f"{argument}: device {platform} is not supported; use jax.device_put to a CPU device"
         )
     return _native.as_array(np.asarray(x), argument)
-
-
-def _fresh(like: _native.FloatArray) -> _native.FloatArray:
-    """Memory for a result, which JAX can take over as it is."""
-    raw = np.empty(like.nbytes + _ALIGNMENT, np.uint8)
-    if like.nbytes >= _native.LARGE:
-        _core.advise_huge_pages(raw.ctypes.data, raw.nbytes)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
 
 
 def _wrapped(result: _native.FloatArray, x: jax.Array) -> jax.Array:

@@ -248,7 +248,7 @@ class CatalogMap(Map):
             array = np.array(value, np.float64) + 0.0  # a copy, and no negative zero
             if isinstance(value, str | bytes):
                 raise TypeError
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, NotImplementedError):  # the last: a tensor in a graph of TensorFlow
             raise TypeError(f"{cls.__name__}: {name} must be a real number or an array of them") from None
         if array.ndim == 0:
             return float(array)

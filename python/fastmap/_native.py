@@ -25,6 +25,7 @@ Axis: TypeAlias = int | tuple[int, ...] | None
 BFLOAT16 = np.dtype("V2")
 _DTYPES = {np.dtype(np.float32): 0, np.dtype(np.float64): 1, BFLOAT16: 2, np.dtype(np.float16): 3}
 LARGE = 4 << 20  # bytes from which huge pages pay
+_ALIGNMENT = 64  # bytes, from which XLA and TensorFlow take memory without a copy
 _POLICIES = {"raise": 0, "nan": 1, "clip": 2}
 
 
@@ -60,7 +61,13 @@ def _seen(array: FloatArray) -> FloatArray:
 def _imported(x: object, argument: str) -> FloatArray:
     """A NumPy array of what is none; without a copy where its library allows that."""
     if not hasattr(x, "__dlpack__") or hasattr(x, "__array__"):
-        return np.asarray(x)
+        try:
+            return np.asarray(x)
+        except NotImplementedError as error:  # of TensorFlow
+            raise TypeError(
+                f"{argument}: {type(x).__name__} has no values before its graph runs; call this outside of "
+                "tf.function"
+            ) from error
     try:
         return np.from_dlpack(x)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
@@ -89,6 +96,15 @@ def as_output(out: object, like: FloatArray, argument: str) -> FloatArray:
     if not _is_dense(out):
         raise ValueError("out: the array is not contiguous")
     return out
+
+
+def aligned(like: FloatArray) -> FloatArray:
+    """Memory for a result, in C order, which JAX and TensorFlow can take over as it is."""
+    raw = np.empty(like.nbytes + _ALIGNMENT, np.uint8)
+    if like.nbytes >= LARGE:
+        _core.advise_huge_pages(pointer(raw), raw.nbytes)
+    start = -pointer(raw) % _ALIGNMENT
+    return raw[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
 
 
 def apply(

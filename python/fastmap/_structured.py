@@ -290,9 +290,13 @@ def shapes(
 
 def as_rows(x: object, argument: str) -> FloatArray:
     """A NumPy array of a dtype that rows have."""
-    if (jax := sys.modules.get("jax")) is not None and isinstance(x, jax.Array):
+    jax, tf = sys.modules.get("jax"), sys.modules.get("tensorflow")
+    if (jax is not None and isinstance(x, jax.Array)) or (
+        tf is not None and isinstance(x, tf.Tensor | tf.Variable)
+    ):
         raise TypeError(
-            f"{argument}: structured maps take NumPy arrays and torch tensors; pass np.asarray of a JAX array"
+            f"{argument}: structured maps take NumPy arrays and torch tensors, which they know how to "
+            f"differentiate; pass np.asarray of this {type(x).__name__}"
         )
     return wide_enough(_native.as_array(x, argument), argument)
 

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import math
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     tune = commands.add_parser(
-        "tune", help="tune a function of yours, or a torch model on data that need no download"
+        "tune", help="tune a function of yours, or a torch or Keras model on data that need no download"
     )
     tune.add_argument(
         "target",
@@ -113,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         "--evaluations", type=_at_least(1), metavar="N", help="of one weight search without gradients"
     )
     recipe.add_argument("--map", metavar="NAME", help="of the signed weights (the recipe's own)")
+    recipe.add_argument(
+        "--framework", choices=("torch", "keras"), metavar="NAME", help="torch (the default) or keras"
+    )
     tune.set_defaults(command=_tune)
 
     plot = commands.add_parser("plot", help="pictures of a search that was kept")
@@ -185,7 +189,7 @@ _OWN = (
     "grace",
     "timeout",
 )  # options of the two kinds
-_RECIPE = ("seeds", "epochs", "steps", "evaluations", "map")
+_RECIPE = ("seeds", "epochs", "steps", "evaluations", "map", "framework")
 
 
 def _tune(args: argparse.Namespace) -> None:
@@ -273,13 +277,17 @@ def _tune_recipe(args: argparse.Namespace) -> None:
         fm.Map.from_json({"map": args.map})  # refused before the heavy imports
     if args.method not in ("auto", "tpe", "random"):
         raise ValueError(f"--method: recipes take auto, tpe or random, not {args.method}")
+    framework = args.framework or "torch"
     _require("torch", "optuna", "sklearn", "tqdm", *(["matplotlib"] if args.out else []))
+    if framework == "keras":
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets on stderr
+        importlib.import_module("fastmap.keras")  # says what is missing
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
     from fastmap.recipes._arms import Budget
     from fastmap.recipes._run import recipe_named, tune
 
-    recipe = recipe_named(args.target)
+    recipe = recipe_named(args.target, framework)
     budget = Budget(
         seed=args.seed or 0,
         seeds=args.seeds or recipe.seeds,

@@ -1,4 +1,4 @@
-"""Complete tunings of small torch models on data that need no download; ``fastmap tune`` runs them."""
+"""Complete tunings of small models on data that need no download; ``fastmap tune`` runs them."""
 
 from __future__ import annotations
 

@@ -1,22 +1,22 @@
-"""What the recipes share: splits, training, and the arms that are compared at equal budget.
+"""What the recipes share: splits, and the arms that are compared at equal budget.
 
 Every arm sees the same splits, initial weights, shuffles, sampler seeds and number of evaluations. The
 search sees the training and validation parts only; the test part is scored once, at each arm's best point.
+`_torch.py` and `_keras.py` say how models are built, trained and searched.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 import fastmap as fm
 from fastmap._extras import need
@@ -42,8 +42,6 @@ LEARNING_RATES = (0.002, 0.004, 0.008, 0.016, 0.032)
 REFINEMENT = (2**-0.5, 2**0.5)
 RATES_PER_ARM = len(LEARNING_RATES) + len(REFINEMENT)
 DEFAULTS = {"lr": 1e-3, "weight_decay": 0.0, "momentum": 0.9, "dropout": 0.0}  # torch.optim.Adam's own
-_INSIDE = 1e-6  # how far from its bounds the raw arm holds a bounded weight
-
 
 # What a recipe tunes unless it says otherwise. momentum averages over at most 1/(1 - 0.99) = 100 steps.
 HYPERPARAMETERS = fm.Space(
@@ -61,10 +59,10 @@ class Recipe:
     name: str
     title: str
     load: Callable[[int], tuple[Part, Part, Part]]  # of the seed: training, validation and test part
-    model: Callable[[Theta], nn.Module]  # of the hyperparameters
-    log_loss: Callable[[Tensor, Tensor], Tensor]
-    predict: Callable[[Tensor], Tensor]
-    optimizer: Callable[[Any, Theta], torch.optim.Optimizer]
+    model: Callable[[Theta], Any]  # of the hyperparameters
+    log_loss: Callable[[Any, Any], Any]  # of the output of the model and labels
+    predict: Callable[[Any], Any]  # labels from the output
+    optimizer: Callable[[Any, Theta], Any]  # of the weights and the hyperparameters
     seeds: int
     trials: int
     epochs: int  # of one hyperparameter evaluation
@@ -77,6 +75,7 @@ class Recipe:
     space: fm.Space = field(default_factory=lambda: HYPERPARAMETERS)
     defaults: Mapping[str, float] = field(default_factory=lambda: DEFAULTS)
     unit: str = "log-loss"  # of log_loss
+    framework: str = "torch"
 
 
 @dataclass(frozen=True)
@@ -154,35 +153,28 @@ def stratified(inputs: Any, labels: Any, seed: int) -> tuple[Part, Part, Part]:
     return part(train_x, train_y), part(validation_x, validation_y), part(test_x, test_y)
 
 
-def initial_model(recipe: Recipe, seed: int, theta: Mapping[str, Any] | None = None) -> nn.Module:
+def framework(recipe: Recipe) -> Any:
+    """The module with the ways of the framework of a recipe: `_torch` or `_keras`."""
+    return importlib.import_module(f"fastmap.recipes._{recipe.framework}")
+
+
+def initial_model(recipe: Recipe, seed: int, theta: Mapping[str, Any] | None = None) -> Any:
     """The untrained model, of the defaults if theta is None; the same random numbers for all."""
-    torch.manual_seed(seed)
-    return recipe.model({**recipe.defaults, **(theta or {})})
+    return framework(recipe).initial_model(recipe, seed, {**recipe.defaults, **(theta or {})})
 
 
-def train(recipe: Recipe, data: Split, theta: Theta, seed: int, epochs: int) -> nn.Module:
-    """The usual loop over shuffled batches."""
-    model = initial_model(recipe, seed, theta)
-    optimizer = recipe.optimizer(model.parameters(), theta)
-    inputs, labels = data.train
-    for _ in range(epochs):
-        for rows in torch.randperm(len(inputs)).split(recipe.batch):
-            optimizer.zero_grad()
-            recipe.log_loss(model(inputs[rows]), labels[rows]).backward()
-            optimizer.step()
-    return model.eval()
+def train(recipe: Recipe, data: Split, theta: Theta, seed: int, epochs: int) -> Any:
+    """The model trained on shuffled batches."""
+    return framework(recipe).train(recipe, data, theta, seed, epochs)
 
 
-@torch.no_grad()
-def score(recipe: Recipe, model: nn.Module, part: Part) -> tuple[float, float]:
+def score(recipe: Recipe, model: Any, part: Part) -> tuple[float, float]:
     """(log-loss, accuracy)."""
-    inputs, labels = part
-    output = model.eval()(inputs)
-    hits = recipe.predict(output) == labels
-    return float(recipe.log_loss(output, labels)), float(hits.double().mean())
+    log_loss, accuracy = framework(recipe).score(recipe, model, part)
+    return log_loss, accuracy
 
 
-def scored_run(recipe: Recipe, data: Split, model: nn.Module, **fields: Any) -> Run:
+def scored_run(recipe: Recipe, data: Split, model: Any, **fields: Any) -> Run:
     """A `Run` with the scores of this model."""
     validation, _ = score(recipe, model, data.validation)
     log_loss, accuracy = score(recipe, model, data.test)
@@ -190,13 +182,13 @@ def scored_run(recipe: Recipe, data: Split, model: nn.Module, **fields: Any) -> 
 
 
 def before(recipe: Recipe, data: Split, seed: int, epochs: int) -> list[Run]:
-    """The untrained model, and the model trained with torch's defaults for Adam."""
+    """The untrained model, and the model trained with the framework's defaults for Adam."""
     untrained = scored_run(
         recipe, data, initial_model(recipe, seed), part="before", arm="untrained", seed=seed
     )
     defaults = dict(recipe.defaults)
     start = time.perf_counter()
-    model = train(_with_adam(recipe), data, defaults, seed, epochs)
+    model = train(framework(recipe).with_adam(recipe), data, defaults, seed, epochs)
     seconds = time.perf_counter() - start
     default = scored_run(
         recipe,
@@ -210,10 +202,6 @@ def before(recipe: Recipe, data: Split, seed: int, epochs: int) -> list[Run]:
         records=[fm.Record(0, defaults, defaults, score(recipe, model, data.validation)[0], "COMPLETE")],
     )
     return [untrained, default]
-
-
-def _with_adam(recipe: Recipe) -> Recipe:
-    return replace(recipe, optimizer=lambda parameters, theta: torch.optim.Adam(parameters, lr=theta["lr"]))
 
 
 # --- hyperparameters: black-box search -------------------------------------------------------------------
@@ -280,11 +268,17 @@ def _optuna(
 # --- weights: gradient search ----------------------------------------------------------------------------
 
 
-def weight_maps(recipe: Recipe, model: nn.Module, map: str) -> dict[str, CatalogMap]:
+def weights_of(recipe: Recipe, model: Any) -> Weights:
+    """The trainable weights of a model by name."""
+    weights: Weights = framework(recipe).weights(model)
+    return weights
+
+
+def weight_maps(recipe: Recipe, model: Any, map: str) -> dict[str, CatalogMap]:
     """Their own maps for weights with bounds; else `map`, its scale (if it has one) from the tensor."""
     return {
         name: recipe.bounded[name] if name in recipe.bounded else scaled_map(map, weight)
-        for name, weight in model.named_parameters()
+        for name, weight in weights_of(recipe, model).items()
     }
 
 
@@ -300,24 +294,15 @@ def scaled_map(map: str, weight: Tensor) -> CatalogMap:
 
 def search_weights(recipe: Recipe, data: Split, seed: int, budget: Budget, tick: Tick) -> Iterator[Run]:
     """One run per arm: full-batch Adam, its learning rate by the validation log-loss."""
-    maps = weight_maps(recipe, initial_model(recipe, seed), budget.map)
-    inputs, labels = data.search_rows
-    descents = {"raw": _descend_raw, "torch's own": _descend_torch, "fastmap": _descend_fastmap}
-    for arm in WEIGHT_ARMS:
+    maps, own = weight_maps(recipe, initial_model(recipe, seed), budget.map), framework(recipe)
+    for arm in own.DESCENTS:
         start = time.perf_counter()
-        best: tuple[float, float, nn.Module] | None = None
+        best: tuple[float, float, Any] | None = None
         records: list[fm.Record] = []
         for number in range(RATES_PER_ARM):
             lr = _learning_rate(number, records)
             tick(f"weights, {arm}")
-            model = initial_model(recipe, seed)
-
-            def loss(output: Tensor) -> Tensor:
-                return recipe.log_loss(output, labels)
-
-            weights = descents[arm](_Descent(recipe, model, maps, inputs, loss, lr, budget.steps))
-            found = initial_model(recipe, seed)
-            found.load_state_dict(weights)
+            found = own.descend(recipe, seed, arm, maps, data.search_rows, lr, budget.steps)
             validation, _ = score(recipe, found, data.validation)
             state = "COMPLETE" if math.isfinite(validation) else "FAIL"
             records.append(fm.Record(number, {"lr": lr}, {"lr": lr}, validation, state))
@@ -346,103 +331,3 @@ def _learning_rate(number: int, records: list[fm.Record]) -> float:
     grid = [record for record in records[: len(LEARNING_RATES)] if record.state == "COMPLETE"]
     best = min(grid, key=lambda record: record.loss, default=records[0])
     return float(best.theta["lr"]) * REFINEMENT[number - len(LEARNING_RATES)]
-
-
-@dataclass(frozen=True)
-class _Descent:
-    """One search of the weights at one learning rate."""
-
-    recipe: Recipe
-    model: nn.Module
-    maps: dict[str, CatalogMap]
-    inputs: Tensor
-    loss: Callable[[Tensor], Tensor]  # of the model's output
-    lr: float
-    steps: int
-
-
-def _descend_fastmap(search: _Descent) -> Weights:
-    """The five steps: maps, z = f(theta), J(z), Adam on z, and the best theta back."""
-    start = {name: weight.detach() for name, weight in search.model.named_parameters()}
-    space = fm.Space(
-        {
-            name: fm.Param(shape=tuple(w.shape), map=search.maps[name], dtype="float32")
-            for name, w in start.items()
-        }
-    )
-    result = fm.minimize(
-        lambda theta: search.loss(functional_call(search.model, theta, (search.inputs,))),
-        space,
-        method="adam",
-        budget=search.steps,
-        lr=search.lr,
-        init=start,
-    )
-    return result.best
-
-
-def _descend_raw(search: _Descent) -> Weights:
-    """Adam on theta; weights with bounds are clamped after each step."""
-    weights = dict(search.model.named_parameters())
-
-    def clamp() -> None:
-        for name, map in search.recipe.bounded.items():
-            low, high = map.domain
-            weights[name].data.clamp_(low + _INSIDE, high - _INSIDE)
-
-    def theta() -> Weights:
-        return {name: weight.detach().clone() for name, weight in search.model.named_parameters()}
-
-    return _adam(search, clamp, theta)
-
-
-def _descend_torch(search: _Descent) -> Weights:
-    """torch's own way: the same formulas as parametrizations made of torch operations."""
-    owners = {
-        name: (search.model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
-        for name in search.maps
-    }
-    for name, (owner, attribute) in owners.items():
-        parametrize.register_parametrization(owner, attribute, _TorchMap(search.maps[name]))
-
-    def theta() -> Weights:
-        # Cloned: of the identity the parametrization returns z itself, which the next step changes.
-        return {name: getattr(o, attribute).detach().clone() for name, (o, attribute) in owners.items()}
-
-    return _adam(search, lambda: None, theta)
-
-
-class _TorchMap(nn.Module):
-    """The catalog's formulas of a map, evaluated by torch."""
-
-    def __init__(self, map: CatalogMap) -> None:
-        super().__init__()
-        self.formulas = map.entry["formulas"]
-        self.names = {**vars(torch), **map.params}
-
-    def forward(self, z: Tensor) -> Any:
-        return eval(self.formulas["inverse"], self.names, {"z": z})
-
-    def right_inverse(self, theta: Tensor) -> Any:
-        return eval(self.formulas["forward"], self.names, {"t": theta})
-
-
-def _adam(
-    search: _Descent,
-    after_step: Callable[[], None],
-    theta: Callable[[], Weights],
-) -> Weights:
-    """The loop of `fm.minimize` without a map: the weights with the lowest training loss on the way."""
-    optimizer = torch.optim.Adam(search.model.parameters(), lr=search.lr)
-    lowest, best = math.inf, theta()
-    for _ in range(search.steps):
-        optimizer.zero_grad()
-        value = search.loss(search.model(search.inputs))
-        if not math.isfinite(float(value.detach())):
-            break
-        if float(value.detach()) < lowest:
-            lowest, best = float(value.detach()), theta()
-        value.backward()
-        optimizer.step()
-        after_step()
-    return best

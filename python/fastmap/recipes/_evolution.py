@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 import fastmap as fm
 from fastmap._map import CatalogMap
@@ -29,10 +28,12 @@ from fastmap.recipes._arms import (
     Split,
     Tick,
     Weights,
+    framework,
     initial_model,
     score,
     scored_run,
     weight_maps,
+    weights_of,
 )
 
 WIDTHS = (3.0, 10.0)  # half of a box, in standard deviations
@@ -44,16 +45,8 @@ def search(recipe: Recipe, data: Split, seed: int, budget: Budget, tick: Tick) -
     """One run per method and arm; the objective is the log-loss of the training rows."""
     if not budget.evaluations:
         return
-    model = initial_model(recipe, seed)
-    start = {name: weight.detach() for name, weight in model.named_parameters()}
-    maps = weight_maps(recipe, model, budget.map)
-    inputs, labels = data.search_rows
-
-    @torch.no_grad()
-    def loss(theta: dict[str, Any]) -> float:
-        weights = {name: torch.from_numpy(value).float() for name, value in theta.items()}
-        return float(recipe.log_loss(functional_call(model, weights, (inputs,)), labels))
-
+    model, own = initial_model(recipe, seed), framework(recipe)
+    start, maps = weights_of(recipe, model), weight_maps(recipe, model, budget.map)
     for part, method in EVOLUTION.items():
         for arm in ARMS[part]:
             began = time.perf_counter()
@@ -62,14 +55,11 @@ def search(recipe: Recipe, data: Split, seed: int, budget: Budget, tick: Tick) -
             for number, width in enumerate(WIDTHS):
                 tick(f"{part}, {arm}")
                 space = weight_space(arm, start, maps, width)
-                inside = {name: start[name].clamp(*param.box).numpy() for name, param in space.items()}
-                result = fm.minimize(
-                    loss, space, method=method, budget=budget.evaluations, seed=seed, init=inside, jac=False
-                )
-                found = initial_model(recipe, seed)
-                found.load_state_dict(
-                    {n: torch.from_numpy(value).float() for n, value in result.best.items()}
-                )
+                inside = {
+                    name: start[name].double().clamp(*param.box).numpy() for name, param in space.items()
+                }
+                result = own.search(recipe, seed, space, inside, data.search_rows, method, budget.evaluations)
+                found = own.loaded(recipe, seed, result.best)
                 validation, _ = score(recipe, found, data.validation)
                 records.append(fm.Record(number, {"width": width}, {"width": width}, validation, "COMPLETE"))
                 if best is None or validation < best[0]:

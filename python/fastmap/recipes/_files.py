@@ -21,12 +21,12 @@ from fastmap.recipes._arms import (
     HYPERPARAMETER_ARMS,
     LEARNING_RATES,
     REFINEMENT,
-    WEIGHT_ARMS,
     Budget,
     Recipe,
     Run,
+    framework,
 )
-from fastmap.recipes._report import comparisons, select, working_rates
+from fastmap.recipes._report import arms, comparisons, select, working_rates
 from fastmap.search._result import flat as _flat
 
 _COLORS = {"raw": "C7", "tuner's own": "C0", "torch's own": "C0", "fastmap": "C3"}
@@ -61,7 +61,7 @@ def _summary(
     for run in runs:
         row = {key: value for key, value in vars(run).items() if key != "records"}
         rows.append({**row, "evaluations": len(run.records), "failures": run.failures})
-    versions = {name: metadata.version(name) for name in ("numpy", "torch", "optuna", "scikit-learn")}
+    versions = {name: metadata.version(name) for name in ("numpy", "optuna", "scikit-learn")}
     return {
         "recipe": recipe.name,
         "title": recipe.title,
@@ -75,7 +75,7 @@ def _summary(
         "runs": rows,
         "comparisons": [{**asdict(c), "verdict": c.verdict} for c in comparisons(runs)],
         "seconds": seconds,
-        "versions": {"fastmap": fm.__version__, **versions},
+        "versions": {"fastmap": fm.__version__, **versions, **framework(recipe).VERSIONS},
         "isa": fm.info()["isa"],
     }
 
@@ -173,7 +173,7 @@ def _loss_by_rate(recipe: Recipe, runs: Sequence[Run]) -> Any:
 
     figure = _figure(7.5, 4.5)
     axes = figure.add_subplot()
-    for arm in WEIGHT_ARMS:
+    for arm in arms(runs, "weights"):
         chosen = select(runs, "weights", arm)
         curves = [[record.loss for record in run.records[: len(LEARNING_RATES)]] for run in chosen]
         for curve in curves:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastmap._extras import need
-from fastmap.recipes._arms import ARMS, LEARNING_RATES, WEIGHT_ARMS, Run
+from fastmap.recipes._arms import ARMS, LEARNING_RATES, Run
 
 TEST_OVER_TRAIN = 0.2 / 0.8  # of the splits, for the interval; the search saw training and validation parts
 WORKS = 0.1  # a learning rate works if its validation log-loss is within this of the best of all arms
@@ -57,6 +57,11 @@ def select(runs: Iterable[Run], part: str, arm: str) -> list[Run]:
     return [run for run in runs if (run.part, run.arm) == (part, arm)]
 
 
+def arms(runs: Sequence[Run], part: str) -> list[str]:
+    """The arms of a part that were run; no framework need have all."""
+    return [arm for arm in ARMS[part] if select(runs, part, arm)]
+
+
 def compare(runs: Sequence[Run], part: str, arm: str) -> Comparison:
     """fastmap against an arm, over splits that share samples."""
     ours, theirs = select(runs, part, "fastmap"), select(runs, part, arm)
@@ -80,18 +85,13 @@ def paired_interval(differences: Sequence[float], test_over_train: float = 0.0) 
 
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     """fastmap against the two other arms of every part that was run."""
-    return [
-        compare(runs, part, arm)
-        for part, arms in ARMS.items()
-        for arm in arms
-        if arm != "fastmap" and select(runs, part, arm)
-    ]
+    return [compare(runs, part, arm) for part in ARMS for arm in arms(runs, part) if arm != "fastmap"]
 
 
 def table(runs: Sequence[Run], part: str, unit: str = "log-loss") -> str:
     """before -> after on the test part, means over the seeds."""
     rows = []
-    stages = (("before", "before", ("untrained", "default")), ("after", part, ARMS[part]))
+    stages = (("before", "before", ("untrained", "default")), ("after", part, arms(runs, part)))
     for stage, stage_part, names in stages:
         for arm in names:
             chosen = select(runs, stage_part, arm)
@@ -117,7 +117,9 @@ def table(runs: Sequence[Run], part: str, unit: str = "log-loss") -> str:
 def verdicts(runs: Sequence[Run], part: str) -> list[str]:
     """One sentence per comparison."""
     return [
-        f"Against {arm}: here {compare(runs, part, arm).verdict}." for arm in ARMS[part] if arm != "fastmap"
+        f"Against {arm}: here {compare(runs, part, arm).verdict}."
+        for arm in arms(runs, part)
+        if arm != "fastmap"
     ]
 
 
@@ -132,7 +134,7 @@ def working_rates(runs: Sequence[Run]) -> dict[str, float]:
             sum(record.loss <= best[run.seed] + WORKS for record in run.records[: len(LEARNING_RATES)])
             for run in select(runs, "weights", arm)
         )
-        for arm in WEIGHT_ARMS
+        for arm in arms(runs, "weights")
     }
 
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastmap as fm
 from fastmap._extras import need
@@ -21,23 +22,23 @@ from fastmap.recipes._arms import Budget, Recipe, Run, Tick
 Print = Callable[[str], None]
 
 HYPERPARAMETER_NOTE = """\
-  before: Adam at torch's defaults, lr 1e-3, the same epochs. raw: linear in the boxes, which the sampler
-  never leaves: no clamp is needed. tuner's own: Optuna with log=True for {logs}. fastmap:
+  before: Adam at the framework's defaults, lr 1e-3, the same epochs. raw: linear in the boxes, which the
+  sampler never leaves: no clamp is needed. tuner's own: Optuna with log=True for {logs}. fastmap:
   Log for these, {others}. The last two share their log scales: expect parity."""
-WEIGHT_NOTE = """\
-  raw: Adam on the weights. torch's own: the same maps, as parametrizations of torch operations. fastmap:
-  minimize over {map} of the weights. On ordinary weights an elementwise map is close to the identity and
-  Adam absorbs most of it: expect no help, or harm."""
-
 EVOLUTION_NOTE = """\
   raw: one linear box for all weights. tuner's own: each tensor in units of its standard deviation. fastmap:
   the same through {map}. All three search the same library's z."""
 
 
-def recipe_named(name: str) -> Recipe:
-    """The recipe of that name."""
-    recipe: Recipe = importlib.import_module(f"fastmap.recipes.{name}").RECIPE
-    return recipe
+def recipe_named(name: str, framework: str = "torch") -> Recipe:
+    """The recipe of that name; ValueError where it has no model of that framework."""
+    module = importlib.import_module(f"fastmap.recipes.{name}")
+    recipes: list[Recipe] = [module.RECIPE, *getattr(module, "OTHERS", ())]
+    for recipe in recipes:
+        if recipe.framework == framework:
+            return recipe
+    able = ", ".join(recipe.framework for recipe in recipes)
+    raise ValueError(f"--framework: the recipe {name} has a model for {able}, not for {framework}")
 
 
 def tune(recipe: Recipe, budget: Budget, *, out: Path | None = None, quiet: bool = False) -> list[Run]:
@@ -93,9 +94,9 @@ def _runs(recipe: Recipe, budget: Budget, tick: Tick) -> Iterator[Run]:
         yield from _evolution.search(recipe, data, seed, budget, tick)
 
 
-def _explain_maps(recipe: Recipe, model: nn.Module, maps: Mapping[str, fm.Map], say: Print) -> None:
+def _explain_maps(recipe: Recipe, model: Any, maps: Mapping[str, fm.Map], say: Print) -> None:
     """The textbook's f = log on signed weights, as it fails; then the maps that fit, with their error."""
-    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    weights = _arms.weights_of(recipe, model)
     name = next(name for name in weights if name not in recipe.bounded)
     say(f'The textbook map on the weights: fastmap.forward(model["{name}"], "log")')
     try:
@@ -130,7 +131,7 @@ def _print_tables(recipe: Recipe, budget: Budget, runs: list[Run], say: Print, s
     print(_report.table(runs, "weights", recipe.unit))
     print("\n".join(_report.verdicts(runs, "weights")))
     print(_report.working_rates_line(runs, recipe.unit))
-    say(WEIGHT_NOTE.format(map=budget.map))
+    say(_arms.framework(recipe).NOTE.format(map=budget.map))
     if recipe.bounded:
         text = ", ".join(f"{name}: {map!r}" for name, map in recipe.bounded.items())
         say(f"  Weights with bounds have maps of their own ({text}); raw clamps them.")
@@ -178,7 +179,7 @@ def _one_thread() -> Iterator[None]:
 @contextmanager
 def _progress(recipe: Recipe, budget: Budget, quiet: bool) -> Iterator[Tick]:
     per_seed = len(_arms.HYPERPARAMETER_ARMS) * budget.trials
-    per_seed += len(_arms.WEIGHT_ARMS) * _arms.RATES_PER_ARM
+    per_seed += len(_arms.framework(recipe).DESCENTS) * _arms.RATES_PER_ARM
     if budget.evaluations:
         per_seed += sum(len(_arms.ARMS[part]) for part in _arms.EVOLUTION) * len(_evolution.WIDTHS)
     tqdm = need("tqdm", "search").tqdm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,4 +59,55 @@ RECIPE = Recipe(
     batch=32,
     steps=100,
     evaluations=400,
+)
+
+
+def keras_model(theta: Theta) -> Any:
+    """The same model as a Keras ``Sequential``, with names that do not depend on how many there are."""
+    from fastmap.keras import keras
+
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((30,)),
+            layers.Dense(10, "relu", name="hidden"),
+            layers.Dropout(theta["dropout"]),
+            layers.Dense(1, name="output"),
+        ],
+        name="cancer",
+    )
+
+
+def keras_log_loss(output: Any, labels: Any) -> Any:
+    """Binary cross-entropy, of tensors of Keras's backend."""
+    from fastmap.keras import keras
+
+    labels = keras.ops.reshape(labels, (-1, 1))
+    return keras.ops.mean(keras.losses.binary_crossentropy(labels, output, from_logits=True))
+
+
+def keras_predict(output: Any) -> Any:
+    """Labels, as a NumPy array."""
+    return (output[:, 0] > 0).astype(int)
+
+
+def keras_optimizer(variables: Any, theta: Theta) -> Any:
+    """AdamW; its first beta is the momentum."""
+    from fastmap.keras import keras
+
+    return keras.optimizers.AdamW(theta["lr"], theta["weight_decay"], theta["momentum"])
+
+
+OTHERS = (
+    replace(
+        RECIPE,
+        framework="keras",
+        title="breast cancer (scikit-learn), Keras: Dense(10, relu) -> Dense(1, sigmoid), AdamW",
+        model=keras_model,
+        log_loss=keras_log_loss,
+        predict=keras_predict,
+        optimizer=keras_optimizer,
+        seeds=3,  # Keras traces every model that it trains anew
+        trials=10,
+    ),
 )

@@ -1,0 +1,123 @@
+"""Eager calls on TensorFlow tensors beside ``tf.math``, and what a call costs: ``python bench/tf_calls.py``.
+
+Every pair is checked against each other first. Then all take turns; medians count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastmap as fm
+from fastmap.bench.report import headline, machine
+from fastmap.recipes._report import text_table
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import tensorflow as tf
+
+Function = Callable[[Any], Any]
+
+# name, fastmap's function, what TensorFlow's users write, the range of the values
+PAIRS: list[tuple[str, Function, Function, tuple[float, float]]] = [
+    ("copy", lambda x: fm.forward(x, "identity"), lambda x: x * 1.5, (-4, 4)),  # an elementwise pass, no map
+    ("log", lambda x: fm.forward(x, "log"), lambda x: tf.math.log(x), (1e-6, 10)),
+    ("exp", lambda x: fm.inverse(x, "log"), lambda x: tf.math.exp(x), (-10, 10)),
+    ("softplus", lambda x: fm.inverse(x, "softplus"), lambda x: tf.math.softplus(x), (-10, 10)),
+    (
+        "logit",
+        lambda x: fm.forward(x, "interval"),
+        lambda x: tf.math.log(x) - tf.math.log1p(-x),
+        (1e-4, 1 - 1e-4),
+    ),
+    ("sigmoid", lambda x: fm.inverse(x, "interval"), lambda x: tf.math.sigmoid(x), (-10, 10)),
+    ("asinh", lambda x: fm.forward(x, "asinh"), lambda x: tf.math.asinh(x), (-100, 100)),
+]
+
+
+def gradient(function: Function) -> Function:
+    """The gradient of its sum."""
+
+    def run(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return tape.gradient(value, x)
+
+    return run
+
+
+def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Seconds per call; the calls take turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def maps(elements: int, rounds: int) -> list[dict[str, Any]]:
+    rows = []
+    slopes = [(f"gradient of {n}", gradient(f), gradient(g), r) for n, f, g, r in PAIRS if n == "softplus"]
+    for name, ours, theirs, (low, high) in [*PAIRS, *slopes]:
+        x = tf.constant(np.random.default_rng(0).uniform(low, high, elements), tf.float32)
+        if name != "copy":
+            np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-3, atol=1e-5)
+        times = medians({"ours": lambda f=ours, x=x: f(x), "theirs": lambda f=theirs, x=x: f(x)}, rounds)
+        rows.append({"name": name, **{f"{k}_seconds": v for k, v in times.items()}})
+        rows[-1]["ratio"] = times["theirs"] / times["ours"]
+    return rows
+
+
+def overhead(rounds: int) -> dict[str, float]:
+    """Seconds of a call on ten numbers: `tf.math.log` and fastmap, eager, with a tape, in a graph."""
+    x = tf.ones(10)
+    ours, theirs = (lambda x: fm.forward(x, "log")), (lambda x: tf.math.log(x))
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, function in (("tf.math.log", theirs), ("fastmap", ours)):
+        graph, slope = tf.function(function, autograph=False), gradient(function)
+        calls[name] = lambda f=function: f(x)
+        calls[f"{name}, gradient"] = lambda f=slope: f(x)
+        calls[f"{name}, tf.function"] = lambda f=graph: f(x)
+    for call in calls.values():
+        call()
+    return medians(calls, 200 * rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--elements", type=int, default=2**24)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    options = parser.parse_args()
+    print(headline(machine()), f"TensorFlow {tf.__version__}", sep="\n")
+    rows = maps(options.elements, options.rounds)
+    scale = 1e9 / options.elements
+    texts = [
+        (
+            r["name"],
+            f"{r['ours_seconds'] * scale:.3f}",
+            f"{r['theirs_seconds'] * scale:.3f}",
+            f"{r['ratio']:.2f}",
+        )
+        for r in rows
+    ]
+    print(text_table(("function", "ns/element", "TensorFlow", "ratio"), texts), "\n")
+    calls = overhead(options.rounds)
+    print("one call, us:", {k: round(v * 1e6, 2) for k, v in calls.items()})
+    if options.out:
+        record = {"machine": machine(), "elements": options.elements, "maps": rows, "overhead_seconds": calls}
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
