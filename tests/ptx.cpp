@@ -42,6 +42,9 @@ using U32 = std::uint32_t;
 using S64 = std::int64_t;
 using U64 = std::uint64_t;
 
+// Where the parameters lie in their own address space.
+constexpr U64 kParams = 0x5A5A'0000'0000u;
+
 // Memory that the kernel may touch.
 struct Window {
   U64 address, bytes;
@@ -52,6 +55,7 @@ struct Window {
 struct Thread {
   std::vector<Word> registers;
   const unsigned char* params;
+  U64 params_bytes;
   const Window* windows;
   std::size_t n_windows;
   U64 noise = 0x9E3779B97F4A7C15u;
@@ -199,6 +203,16 @@ template <class T> void insert_bits(Thread& t, const Instruction& i) {
       FM_UNARY("rcp.rn." name, T, T, T(1) / a), FM_UNARY("neg." name, T, T, -a),                          \
       FM_UNARY("abs." name, T, T, std::fabs(a))
 
+// The other operand where one is a NaN; -0 is below +0.
+template <class T> T least(T a, T b) {
+  if (a != a || b != b) return a != a ? b : a;
+  return a == b ? (std::signbit(a) ? a : b) : a < b ? a : b;
+}
+template <class T> T largest(T a, T b) {
+  if (a != a || b != b) return a != a ? b : a;
+  return a == b ? (std::signbit(a) ? b : a) : a < b ? b : a;
+}
+
 struct Known {
   int operands;
   Run run;
@@ -207,6 +221,10 @@ const std::map<std::string, Known>& known() {
   static const std::map<std::string, Known> table{
       FM_ROUNDED("f32", float),
       FM_ROUNDED("f64", double),
+      FM_BINARY("min.f32", float, float, least(a, b)),
+      FM_BINARY("max.f32", float, float, largest(a, b)),
+      FM_BINARY("min.f64", double, double, least(a, b)),
+      FM_BINARY("max.f64", double, double, largest(a, b)),
       FM_UNARY("cvt.f64.f32", double, float, a),
       FM_UNARY("cvt.rn.f32.f64", float, double, a),
       FM_FLOAT_COMPARISONS("f32", float),
@@ -282,9 +300,13 @@ const std::map<std::string, Known>& known() {
 }
 
 template <class T> void load_param(Thread& t, const Instruction& i) {
+  const U64 at = t.get<U64>(i.a[0]) + U64(i.offset) - kParams;
+  const U64 size = sizeof(T) * U64(i.count);
+  if (at % size) fail("a parameter is not aligned");
+  if (at > t.params_bytes || t.params_bytes - at < size) fail("reads beyond its parameters");
   Unsigned<sizeof(T)> bits;
   for (int k = 0; k < i.count; ++k) {
-    std::memcpy(&bits, t.params + i.offset + k * int(sizeof bits), sizeof bits);
+    std::memcpy(&bits, t.params + at + std::size_t(k) * sizeof bits, sizeof bits);
     t.set(i.d[k], bits);
   }
 }
@@ -419,6 +441,9 @@ struct Kernel {
       if (it == registers.end()) fail("register " + s + " is not known");
       return it->second;
     }
+    if (const auto it = params.find(s); it != params.end()) return slot(s, kParams + Word(it->second));
+    if (s.find_first_not_of("-0123456789abcdefxABCDEF") != std::string::npos)
+      fail("operand " + s + " is not known");
     std::size_t end = 0;
     Word value;
     if (starts_with(s, "0f") || starts_with(s, "0d")) {
@@ -445,20 +470,14 @@ struct Kernel {
     return int(parts.size());
   }
   // "[%rd1+16]" or "[name_param_3+8]".
-  void address(const std::string& s, bool of_param, Instruction& i) {
+  void address(const std::string& s, Instruction& i) {
     if (s.size() < 3 || s.front() != '[' || s.back() != ']') fail("address " + s + " is not known");
     std::string base = s.substr(1, s.size() - 2);
     if (const auto plus = base.find('+'); plus != std::string::npos) {
       i.offset = std::stoll(base.substr(plus + 1), nullptr, 0);
       base.resize(plus);
     }
-    if (!of_param) {
-      i.a[0] = operand(base);
-      return;
-    }
-    const auto it = params.find(base);
-    if (it == params.end()) fail("parameter " + base + " is not known");
-    i.offset += it->second;
+    i.a[0] = operand(base);
   }
 
   void move_memory(const std::string& opcode, const Strings& o, Instruction& i) {
@@ -489,8 +508,7 @@ struct Kernel {
     const bool is_store = !of_param && !is_load;
     i.count = operands(o[is_store ? 1 : 0], i.d);
     if (i.count != width) fail(opcode + " has " + std::to_string(i.count) + " elements");
-    address(o[is_store ? 0 : 1], of_param, i);
-    if (of_param && i.offset + width * it->second.size > params_bytes) fail("reads beyond its parameters");
+    address(o[is_store ? 0 : 1], i);
   }
 
   void add(std::string text) {
@@ -665,7 +683,7 @@ bool ptx_run(const void* module, const char* name, const Launch* launch, U64* wi
       fail("takes " + std::to_string(kernel.params_bytes) + " bytes of parameters, got " +
            std::to_string(launch->params_bytes));
     if (launch->threads > kernel.max_threads) fail("more threads than the kernel takes");
-    Thread t{{}, launch->params, launch->windows, std::size_t(launch->n_windows)};
+    Thread t{{}, launch->params, launch->params_bytes, launch->windows, std::size_t(launch->n_windows)};
     const auto set = [&](const char* special, U64 value) {
       if (const auto r = kernel.registers.find(special); r != kernel.registers.end())
         t.registers[std::size_t(r->second)] = value;

@@ -344,6 +344,8 @@ def exact_fma(a: float, b: float, c: float, dtype: type) -> float:
         if abs(units) <= 2 ** (kind.nmant + 1):
             break
         exponent += 1
+    if units == 0:
+        return math.copysign(0.0, exact)
     value = units * unit
     return (
         float(value) if abs(value) <= Fraction(float(kind.max)) else float(np.copysign(np.inf, float(units)))
@@ -367,6 +369,16 @@ def test_interpreted_arithmetic(dtype: type) -> None:
             np.testing.assert_array_equal(bits_of_numbers(operation(f"{name}.{kind}", [a], dtype)),
                                           bits_of_numbers(values), err_msg=name)  # fmt: skip
     unordered = np.isnan(a) | np.isnan(b)
+    for name, pick in {"min": np.fmin, "max": np.fmax}.items():  # NumPy does not tell the zeros apart
+        plain = (a != 0) | (b != 0)
+        np.testing.assert_array_equal(
+            bits_of_numbers(operation(f"{name}.{kind}", [a[plain], b[plain]], dtype)),
+            bits_of_numbers(pick(a, b)[plain]),
+            err_msg=name,
+        )
+    zeros = np.array([[0.0, -0.0], [-0.0, 0.0]], dtype)
+    assert np.signbit(operation(f"min.{kind}", list(zeros), dtype)).all()
+    assert not np.signbit(operation(f"max.{kind}", list(zeros), dtype)).any()
     compared = {"eq": a == b, "ne": ~unordered & (a != b), "lt": a < b, "le": a <= b, "gt": a > b,
                 "ge": a >= b, "num": ~unordered, "nan": unordered}  # fmt: skip
     compared |= {f"{name}u": compared[name] | unordered for name in ("eq", "ne", "lt", "le", "gt", "ge")}
@@ -439,7 +451,7 @@ def test_interpreted_integers() -> None:
         kind = np.int64 if ".s32" in opcode and is_wide else np.int32 if opcode == "shr.s32" else None
         result = kind or (np.uint64 if is_wide else np.uint32)
         np.testing.assert_array_equal(
-            operation(opcode, operands, result), np.array(expected).astype(result), err_msg=opcode
+            operation(opcode, operands, result), np.asarray(expected, result), err_msg=opcode
         )
 
 

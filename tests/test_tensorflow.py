@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -285,8 +286,9 @@ def test_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
         apply(op, map, x, out, **rest)
 
     monkeypatch.setattr(_tensorflow._native, "apply", watched)
-    for dtype in (tf.float32, tf.float64, tf.float16, tf.bfloat16):
-        x = tf.ones(1000, dtype)
+    dtypes = (tf.float32, tf.float64, tf.float16, tf.bfloat16)
+    for dtype, size in itertools.product(dtypes, (1000, _tensorflow._native.LARGE)):
+        x = tf.ones(size, dtype)
         result = fm.forward(x, "log")
         shown = [tf.bitcast(t, tf.uint16) if dtype is tf.bfloat16 else t for t in (x, result)]
         assert seen.pop() == (address(shown[0]), address(shown[1]))
@@ -297,9 +299,11 @@ def test_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_results_outlive_what_they_came_from() -> None:
-    results = [fm.forward(tf.fill([100_000], float(i)), "affine") for i in range(20)]
-    for i, result in enumerate(results):
-        assert np.all(result.numpy() == i)
+    for size in (100_000, 2_000_000):
+        results = [fm.forward_and_log_det(tf.fill([size], float(i)), "affine") for i in range(20)]
+        for i, (result, total) in enumerate(results):
+            assert np.all(result.numpy() == i)
+            assert total == 0
     chained = tf.function(lambda t: fm.inverse(fm.forward(t, "asinh") + 1, "asinh"), autograph=False)
     x = np.linspace(-2, 2, 100_001, dtype=np.float32)
     same(chained(tf.constant(x)), fm.inverse(fm.forward(x, "asinh") + 1, "asinh"))

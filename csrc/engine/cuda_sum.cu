@@ -32,10 +32,12 @@ template <class T> __global__ void __launch_bounds__(kCudaThreads)
 // In halves, the upper one onto the lower one. By recursion: nvcc does not unroll the loop over the widths, and then
 // the lanes would lie in memory.
 template <int width> __device__ __forceinline__ double folded(double (&v)[kSumLanes]) {
-  if constexpr (width == 0) return v[0];
 #pragma unroll
   for (int j = 0; j < width; ++j) v[j] += v[j + width];
-  return folded<width / 2>(v);
+  if constexpr (width == 1)
+    return v[0];
+  else
+    return folded<width / 2>(v);
 }
 
 // The lanes of a block.

@@ -207,7 +207,7 @@ def _by_name(
     out: Mapping[str, Array] | None,
     invalid: Invalid | None,
 ) -> dict[str, Array]:
-    """Buffers by name, in one native call; rows, and what autograd, JAX or TensorFlow follow, get one each."""
+    """Buffers by name, in one native call; rows and what autograd, JAX or TensorFlow follow get one each."""
     maps: dict[str, Map] | None = getattr(space, "maps", None)
     if not isinstance(maps, dict):
         raise TypeError(f"{argument}: buffers by name need a Space as map, got {type(space).__name__}")

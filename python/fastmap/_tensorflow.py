@@ -1,12 +1,13 @@
 """TensorFlow tensors: checks, derivatives, then the native calls on NumPy views of their memory.
 
-Eager tensors are read where they lie, and their results come by DLPack, without copies. In a graph, inside
-of ``tf.function``, a call is a ``tf.numpy_function``: TensorFlow keeps no stable interface for native
-operations.
+Eager tensors are read where they lie. Their results come by DLPack, or are written into a new tensor where
+they are large; nothing is copied. In a graph, inside of ``tf.function``, a call is a ``tf.numpy_function``:
+TensorFlow keeps no stable interface for native operations.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,11 @@ def elementwise(op: str, argument: str, x: Any, map: Map, out: Any, policy: int)
         _native.apply(op, map, array, result, argument=argument, policy=policy)
         return result
 
+    def value(x: Any) -> Any:
+        if is_transformed(x):
+            return _deferred(compute, x, argument, x.dtype, x.shape)
+        return _apply(op, argument, map, policy, x)
+
     @tf.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
     def differentiable(x: Any) -> Any:
         def gradient(grad: Any) -> Any:
@@ -60,7 +66,7 @@ def elementwise(op: str, argument: str, x: Any, map: Map, out: Any, policy: int)
                 return _apply(DERIVATIVE[op], argument, map, policy, x, grad, "the gradient")
             return chain_rule(grad, op, lambda name: elementwise(name, argument, x, map, None, policy))
 
-        return _computed(compute, x, argument, x.dtype, x.shape), gradient
+        return value(x), gradient
 
     return differentiable(x)
 
@@ -76,8 +82,13 @@ def log_det(op: str, argument: str, x: Any, map: Map, axis: Axis, policy: int) -
     def compute(array: FloatArray) -> FloatArray:
         return _owned(_native.log_det(op, map, array, axes, argument=argument, policy=policy))
 
+    def value(x: Any) -> Any:
+        if is_transformed(x):
+            return _deferred(compute, x, argument, tf.float64, kept)
+        return _taken(compute(_memory(x, argument)))
+
     if not is_transformed(x) and not _recording():
-        return _tensor(compute(_memory(x, argument)))
+        return value(x)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
     def differentiable(x: Any) -> Any:
@@ -87,7 +98,7 @@ def log_det(op: str, argument: str, x: Any, map: Map, axis: Axis, policy: int) -
                 grad = tf.expand_dims(grad, i)
             return chain_rule(grad, op, lambda name: elementwise(name, argument, x, map, None, policy))
 
-        return _computed(compute, x, argument, tf.float64, kept), gradient
+        return value(x), gradient
 
     return differentiable(x)
 
@@ -102,11 +113,11 @@ def value_and_log_det(
         value = elementwise(op, argument, x, map, None, policy)
         return value, log_det(log_op, argument, x, map, None, policy)
     array = _memory(x, argument)
-    result = _native.aligned(array)
+    tensor, result = _output(x, array)
     total = _native.log_det(
         log_op, map, array, None, argument=argument, policy=policy, value_op=op, out=result
     )
-    return _tensor(result), _tensor(_owned(total))
+    return _taken(result) if tensor is None else tensor, _taken(_owned(total))
 
 
 def pullback(grad_theta: Any, z: Any, map: Map, out: Any, policy: int) -> Any:
@@ -164,7 +175,7 @@ def _apply(
 ) -> Any:
     """op(x), times `grad` where given: one native pass, of which no tape knows."""
     array = _memory(x, argument)
-    result = _native.aligned(array)
+    tensor, result = _output(x, array)
     _native.apply(
         op,
         map,
@@ -175,15 +186,13 @@ def _apply(
         grad=None if grad is None else _memory(grad, grad_argument),
         grad_argument=grad_argument,
     )
-    return _tensor(result)
+    return _taken(result) if tensor is None else tensor
 
 
-def _computed(
+def _deferred(
     compute: Callable[[FloatArray], FloatArray], x: Any, argument: str, dtype: Any, shape: Any
 ) -> Any:
-    """What `compute` makes of the memory of x: at once, or when the graph runs."""
-    if not is_transformed(x):
-        return _tensor(compute(_memory(x, argument)))
+    """What `compute` makes of the memory of x when the graph runs."""
 
     def run(array: Any) -> Any:
         result = compute(_native.as_array(array, argument))
@@ -205,10 +214,25 @@ def _memory(x: Any, argument: str) -> FloatArray:
     return np.asarray(memoryview(x))
 
 
-def _tensor(result: FloatArray) -> Any:
+def _output(x: Any, array: FloatArray) -> tuple[Any, FloatArray]:
+    """Memory for a result like x, and the tensor that has it: None where one has to take it over.
+
+    TensorFlow keeps the memory of large tensors and gives it out again; new pages of the system cost several
+    times a map. An operation of its own costs as much as the map of some ten thousand numbers.
+    """
+    if array.nbytes < _native.LARGE:
+        return None, _native.aligned(array)
+    with tf.device("CPU"):
+        tensor = tf.raw_ops.Empty(shape=array.shape, dtype=x.dtype, init=False)
+    seen = _memory(tensor, "out")  # read-only, as a tensor is; nobody has seen this one yet
+    memory: Any = (ctypes.c_char * seen.nbytes).from_address(_native.pointer(seen))
+    return tensor, np.frombuffer(memory, seen.dtype).reshape(seen.shape)
+
+
+def _taken(result: FloatArray) -> Any:
     """A tensor that takes over the memory of `_native.aligned`."""
     if result.dtype == BFLOAT16:  # which NumPy cannot give to DLPack
-        return tf.bitcast(_tensor(result.view(np.uint16)), tf.bfloat16)
+        return tf.bitcast(_taken(result.view(np.uint16)), tf.bfloat16)
     if not result.size:
         return tf.zeros(result.shape, result.dtype)  # there is nothing to take over
     return tf.experimental.dlpack.from_dlpack(result.__dlpack__())
