@@ -118,7 +118,7 @@ def inputs(op: str, m: Map, params: tuple[float, ...], dtype: type) -> np.ndarra
     unsigned = bits(np.zeros(1, dtype)).dtype
     anything = rng.integers(0, np.iinfo(unsigned).max, 250, dtype=unsigned, endpoint=True).view(dtype)
     usual = rng.uniform(-20, 20, 250).astype(dtype)
-    sampled = oracle.sample(op, m, p, dtype, 600, 7)
+    sampled = oracle.sample(op, m, p, dtype, 1200, 7)
     x = np.concatenate([special(dtype), next_to, anything, usual, sampled])
     return rng.permutation(x)
 
@@ -196,7 +196,7 @@ def test_more_elements_than_32_bits_count(dtype: type, offset: int) -> None:
     """One block of a grid that goes around three times, on what it touches of huge buffers."""
     m = CATALOG[NAMES.index("Log")]
     module, args = ptx.module_of("Log"), constants(m, (0.0,), dtype)
-    t, grid, block = tile(dtype), 2**22 + 7, 2**22 + 3
+    t, grid, block = tile(dtype), 2**23 + 7, 2**23 + 3
     n = (2 * grid + block) * t + t // 2 + 1  # the last tile is not full
     x = np.exp(np.linspace(-50, 50, 3 * t)).astype(dtype)[: 2 * t + t // 2 + 1]
     assert n > 2**33
@@ -235,9 +235,8 @@ def test_a_wrong_kernel_is_noticed(dtype: type) -> None:
         mutants += 1
         if launch(mutant, "forward", args, x)[0].tobytes() == expected.tobytes():
             survived.append(found[0])
-    # With low == 0 the branch for other bounds is dead, and so are some corrections.
-    assert mutants > 40
-    assert len(survived) < mutants / 2, survived
+    # What survives is for other bounds, for a factor, an addend and 16-bit buffers, or an exact product.
+    assert mutants - len(survived) > 40, survived
 
 
 # --- Gates ---------------------------------------------------------------------------------------

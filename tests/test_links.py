@@ -62,6 +62,8 @@ def test_the_reference_has_every_public_name() -> None:
     assert {f"torch.{name}" for name in fm.torch.__all__} <= entries
     for entry in entries:
         owner, _, name = entry.rpartition(".")
+        if owner == "keras" and importlib.util.find_spec("keras") is None:
+            continue  # an environment of its own has it
         thing = getattr(importlib.import_module(f"fastmap.{owner}".rstrip(".")), name)
         assert thing.__doc__, entry
         for member, value in vars(thing).items() if isinstance(thing, type) else ():

@@ -5,7 +5,7 @@
 // it can as long as threads do not talk to each other.
 #include FM_MAP_HEADER
 #include "engine/cuda.hpp"
-#include "engine/loop.hpp"
+#include "engine/lane.hpp"
 #include "math/half.hpp"
 
 namespace fastmap::FM_ISA {

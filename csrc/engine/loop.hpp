@@ -1,8 +1,8 @@
 // The only loops. Everything above is a formula for one lane, everything below works on blocks.
 #pragma once
 
+#include "engine/lane.hpp"
 #include "engine/stream.hpp"
-#include "maps/map.hpp"
 #include "rules/adam.hpp"
 
 namespace fastmap::FM_ISA {
@@ -15,12 +15,6 @@ template <class Map, class T> const typename Map::template Args<T>& args_of(cons
 template <class Map, class T> void prepare(const double* params, ArgsBuffer& buffer) {
   *reinterpret_cast<typename Map::template Args<T>*>(buffer.bytes) = Map::template prepare<T>(params);
 }
-
-// The closed codomain: everything, unless a map says so (`z_low`, `z_high`).
-template <class T, class A> FM_INLINE auto z_low(const A& a, int) -> decltype(a.z_low) { return a.z_low; }
-template <class T, class A> FM_INLINE T z_low(const A&, long) { return -Float<T>::inf; }
-template <class T, class A> FM_INLINE auto z_high(const A& a, int) -> decltype(a.z_high) { return a.z_high; }
-template <class T, class A> FM_INLINE T z_high(const A&, long) { return Float<T>::inf; }
 
 template <class Map, Check check, class T, class A> FM_INLINE bool is_valid(T x, const A& a) {
   if constexpr (check == kNumber) return x == x;
@@ -49,33 +43,6 @@ template <class Map, class T> void z_range(const ArgsBuffer& buffer, double* low
   const auto a = args_of<Map, T>(buffer);
   *low = double(z_low<T>(a, 0));
   *high = double(z_high<T>(a, 0));
-}
-
-template <class Map, Op op, Path P, class T, class A> FM_INLINE T apply(T x, const A& a) {
-  if constexpr (op == kForward) return Map::template forward<P>(x, a);
-  if constexpr (op == kJacobian) return Map::template jacobian<P>(x, a);
-  if constexpr (op == kLogAbsDet) return Map::template log_abs_det<P>(x, a);
-  if constexpr (op == kLogAbsDetGrad) return Map::template log_abs_det_grad<P>(x, a);
-  if constexpr (op == kInverse) return Map::template inverse<P>(x, a);
-  if constexpr (op == kInverseJacobian) return Map::template inverse_jacobian<P>(x, a);
-  if constexpr (op == kInverseLogAbsDet) return Map::template inverse_log_abs_det<P>(x, a);
-  if constexpr (op == kInverseLogAbsDetGrad) return Map::template inverse_log_abs_det_grad<P>(x, a);
-}
-
-// Whether the fast path is right for x.
-template <class Map, Op op, class T, class A> FM_INLINE bool is_usual(T x, const A& a) {
-  return op < kThetaOps ? Map::usual_theta(x, a) : Map::usual_z(x, a);
-}
-
-// Right for every x: NaN outside the domain and the codomain, and every NaN is the one quiet NaN.
-template <class Map, Op op, class T, class A> FM_INLINE T exact_lane(T x, const A& a) {
-  const T r = apply<Map, op, Path::exact>(x, a);
-  bool undefined = is_nan(x) | is_nan(r);
-  if constexpr (op < kThetaOps)
-    undefined |= (x < a.low) | (x > a.high);
-  else
-    undefined |= (x < z_low<T>(a, 0)) | (x > z_high<T>(a, 0));
-  return select(undefined, nan<T>(), r);
 }
 
 // How many vectors a loop computes side by side. The chain of a vector through one or two elementary functions is
@@ -118,7 +85,7 @@ FM_INLINE bool fast_loop(const T* x, T* out, std::size_t n, const A a, bool stre
     alignas(kLineBytes) T result[kLanes];
 #pragma GCC ivdep
     for (std::size_t i = 0; i < kLanes; ++i) {
-      unusual |= is_usual<Map, op>(x[i], a) ? 0 : 1;
+      unusual |= (op < kThetaOps ? Map::usual_theta(x[i], a) : Map::usual_z(x[i], a)) ? 0 : 1;
       result[i] = apply<Map, op, Path::fast>(x[i], a);
     }
     if (stream) {
@@ -135,7 +102,15 @@ FM_INLINE bool fast_loop(const T* x, T* out, std::size_t n, const A a, bool stre
 template <class Map, Op op, class T, class A>
 FM_INLINE bool exact_loop(const T* x, T* out, std::size_t n, const A a) {
 #pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) out[i] = exact_lane<Map, op>(x[i], a);
+  for (std::size_t i = 0; i < n; ++i) {
+    const T r = apply<Map, op, Path::exact>(x[i], a);
+    bool undefined = is_nan(x[i]) | is_nan(r);
+    if constexpr (op < kThetaOps)
+      undefined |= (x[i] < a.low) | (x[i] > a.high);
+    else
+      undefined |= (x[i] < z_low<T>(a, 0)) | (x[i] > z_high<T>(a, 0));
+    out[i] = select(undefined, nan<T>(), r);  // every NaN is the one quiet NaN
+  }
   return false;
 }
 
@@ -204,7 +179,8 @@ FM_INLINE bool fused_loops(const StepBlock& b, T factor, std::size_t n, A a, con
 #pragma GCC ivdep
     for (std::size_t i = k; i < end; ++i) {
       unusual_now |= Map::usual_z(new_z[i], a) ? 0 : 1;
-      new_theta[i] = select(new_z[i] == old_z[i], old_theta[i], Map::template inverse<Path::fast>(new_z[i], a));
+      new_theta[i] = select(new_z[i] == old_z[i], old_theta[i],
+                            Map::template inverse<Path::fast>(new_z[i], a));
     }
   }
   return (unusual | unusual_now) != 0;

@@ -272,7 +272,8 @@ struct SoftClip {
     const NearZ<T> e = near_z<P>(z, a);
     const HiLo<T> from_middle = two_sum(z, -a.middle.hi);
     HiLo<T> d = divide(fast_two_sum(from_middle.hi, from_middle.lo - a.middle.lo), HiLo<T>{a.softness, 0});
-    if constexpr (P == Path::exact) d.lo = select(is_finite(d.lo), d.lo, T(0));
+    // For infinite z it is a NaN, whose sign differs by machine.
+    if constexpr (P == Path::exact) d = {select(is_finite(z), d.hi, z), select(is_finite(d.lo), d.lo, T(0))};
     const HiLo<T> minus = math::precise_exp(negate(math::abs(HiLo<T>{2 * d.hi, 2 * d.lo}))).expm1;
     const HiLo<T> inner = multiply(e.decay, negate(minus));
     const HiLo<T> outer = math::add(HiLo<T>{1, 0}, negate(multiply(e.decay, e.far_decay)));
