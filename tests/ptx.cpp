@@ -599,7 +599,9 @@ struct Module {
       if (!starts_with(head, ".entry ") || text[at - 1] != '(') fail("'" + head + "' is not known");
       Kernel kernel;
       for (const std::string& param : split(until(")"))) kernel.add_param(param);
-      const std::string attributes = until("{");
+      std::string attributes = until("{");
+      if (const auto blocks = attributes.find("\n.minnctapersm 1"); blocks != std::string::npos)
+        attributes.resize(blocks);  // for ptxas only
       if (!starts_with(attributes, ".maxntid ") || attributes.find('\n') != std::string::npos)
         fail("'" + attributes + "' is not known");
       kernel.max_threads = U32(std::stoul(attributes.substr(9)));

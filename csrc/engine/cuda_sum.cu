@@ -15,7 +15,7 @@ __device__ __forceinline__ std::uint64_t thread() {
 __device__ __forceinline__ std::uint64_t threads() { return gridDim.x * std::uint64_t(kCudaThreads); }
 
 // Element i of a block goes to lane i % kSumLanes. x: rows of n elements; lanes: kSumLanes for each block of each row.
-template <class T> __global__ void __launch_bounds__(kCudaThreads)
+template <class T> __global__ void __launch_bounds__(kCudaThreads, 1)
     lanes(const T* x, double* out, std::uint64_t rows, std::uint64_t n) {
   const std::uint64_t per_row = (n + kSumBlock - 1) / kSumBlock;
   for (std::uint64_t t = thread(); t < rows * per_row * kSumLanes; t += threads()) {
@@ -41,7 +41,8 @@ template <int width> __device__ __forceinline__ double folded(double (&v)[kSumLa
 }
 
 // The lanes of a block.
-__global__ void __launch_bounds__(kCudaThreads) fold(const double* lanes, double* out, std::uint64_t blocks) {
+__global__ void __launch_bounds__(kCudaThreads, 1)
+    fold(const double* lanes, double* out, std::uint64_t blocks) {
   for (std::uint64_t t = thread(); t < blocks; t += threads()) {
     double v[kSumLanes];
 #pragma unroll
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kCudaThreads) fold(const double* lanes, double
 }
 
 // Neighbours of each row; without one, an element stays as it is.
-__global__ void __launch_bounds__(kCudaThreads)
+__global__ void __launch_bounds__(kCudaThreads, 1)
     pairs(const double* from, double* to, std::uint64_t rows, std::uint64_t n) {
   const std::uint64_t half = (n + 1) / 2;
   for (std::uint64_t t = thread(); t < rows * half; t += threads()) {
