@@ -81,8 +81,10 @@ class Case:
             self.out[:] = np.nan
             try:
                 result = run()
-            except NotImplementedError:  # torch lacks the function for this dtype
-                del self.runs[name]
+            except NotImplementedError:
+                if not name.startswith("torch"):
+                    raise
+                del self.runs[name]  # torch has no such function for this dtype: ndtri of bfloat16
                 continue
             got = self.out if name == "fastmap" or result is None else result
             np.testing.assert_allclose(
