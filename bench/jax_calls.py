@@ -5,12 +5,8 @@ Every pair is checked against each other first. Then all take turns; medians cou
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,10 +16,11 @@ import optax
 
 import fastmap as fm
 import fastmap.jax as fj
+from calls import arguments, medians, row, table
 from fastmap.bench.report import headline, machine
-from fastmap.recipes._report import text_table
 
 Function = Callable[[Any], Any]
+done = jax.block_until_ready
 
 # name, fastmap's function, what JAX users write, the range of the values
 PAIRS: list[tuple[str, Function, Function, tuple[float, float]]] = [
@@ -43,17 +40,6 @@ PAIRS: list[tuple[str, Function, Function, tuple[float, float]]] = [
 ]
 
 
-def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Seconds per call; the calls take turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
-
-
 def maps(elements: int, rounds: int) -> list[dict[str, Any]]:
     rows = []
     for name, ours, theirs, (low, high) in PAIRS:
@@ -61,9 +47,8 @@ def maps(elements: int, rounds: int) -> list[dict[str, Any]]:
         a, b = jax.jit(ours), jax.jit(theirs)
         if name != "copy":
             np.testing.assert_allclose(a(x), b(x), rtol=1e-4, atol=1e-6)
-        times = medians({"ours": lambda a=a, x=x: a(x), "theirs": lambda b=b, x=x: b(x)}, rounds)
-        rows.append({"name": name, **{f"{k}_seconds": v for k, v in times.items()}})
-        rows[-1]["ratio"] = times["theirs"] / times["ours"]
+        times = medians({"ours": lambda a=a, x=x: done(a(x)), "theirs": lambda b=b, x=x: done(b(x))}, rounds)
+        rows.append(row(name, times))
     return rows
 
 
@@ -88,7 +73,9 @@ def adam(elements: int, rounds: int) -> dict[str, float]:
     a, b = jax.jit(mapped), jax.jit(plain)
     states = outer.init(theta), inner.init(z)
     np.testing.assert_allclose(a(theta, states[0])[0], b(z, states[1])[0], rtol=1e-5)
-    return medians({"mapped": lambda: a(theta, states[0]), "optax": lambda: b(z, states[1])}, rounds)
+    return medians(
+        {"mapped": lambda: done(a(theta, states[0])), "optax": lambda: done(b(z, states[1]))}, rounds
+    )
 
 
 def overhead(rounds: int) -> dict[str, float]:
@@ -99,31 +86,16 @@ def overhead(rounds: int) -> dict[str, float]:
         "jnp.log": jax.jit(jnp.log),
         "fastmap": jax.jit(lambda x: fm.forward(x, "log")),
     }
-    return medians({name: lambda f=f: f(x) for name, f in calls.items()}, 1000 * rounds)
+    return medians({name: lambda f=f: done(f(x)) for name, f in calls.items()}, 1000 * rounds)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--elements", type=int, default=2**24)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
-    options = parser.parse_args()
+    options = arguments(__doc__)
     print(headline(machine()))
     rows = maps(options.elements, options.rounds)
-    head = ("function", "ns/element", "JAX", "ratio")
-    scale = 1e9 / options.elements
-    texts = [
-        (
-            r["name"],
-            f"{r['ours_seconds'] * scale:.3f}",
-            f"{r['theirs_seconds'] * scale:.3f}",
-            f"{r['ratio']:.2f}",
-        )
-        for r in rows
-    ]
-    print(text_table(head, texts), "\n")
+    print(table(rows, "JAX", options.elements), "\n")
     steps, calls = adam(options.elements, options.rounds), overhead(options.rounds)
-    print("Adam step, ns/element:", {k: round(v * scale, 3) for k, v in steps.items()})
+    print("Adam step, ns/element:", {k: round(v * 1e9 / options.elements, 3) for k, v in steps.items()})
     print("one call, us:", {k: round(v * 1e6, 2) for k, v in calls.items()})
     if options.out:
         record = {"machine": machine(), "elements": options.elements, "maps": rows}

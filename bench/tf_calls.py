@@ -5,20 +5,16 @@ Every pair is checked against each other first. Then all take turns; medians cou
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fastmap as fm
+from calls import arguments, medians, row, table
 from fastmap.bench.report import headline, machine
-from fastmap.recipes._report import text_table
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
@@ -54,17 +50,6 @@ def gradient(function: Function) -> Function:
     return run
 
 
-def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Seconds per call; the calls take turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
-
-
 def maps(elements: int, rounds: int) -> list[dict[str, Any]]:
     rows = []
     slopes = [(f"gradient of {n}", gradient(f), gradient(g), r) for n, f, g, r in PAIRS if n == "softplus"]
@@ -73,8 +58,7 @@ def maps(elements: int, rounds: int) -> list[dict[str, Any]]:
         if name != "copy":
             np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-3, atol=1e-5)
         times = medians({"ours": lambda f=ours, x=x: f(x), "theirs": lambda f=theirs, x=x: f(x)}, rounds)
-        rows.append({"name": name, **{f"{k}_seconds": v for k, v in times.items()}})
-        rows[-1]["ratio"] = times["theirs"] / times["ours"]
+        rows.append(row(name, times))
     return rows
 
 
@@ -94,24 +78,10 @@ def overhead(rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--elements", type=int, default=2**24)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
-    options = parser.parse_args()
+    options = arguments(__doc__)
     print(headline(machine()), f"TensorFlow {tf.__version__}", sep="\n")
     rows = maps(options.elements, options.rounds)
-    scale = 1e9 / options.elements
-    texts = [
-        (
-            r["name"],
-            f"{r['ours_seconds'] * scale:.3f}",
-            f"{r['theirs_seconds'] * scale:.3f}",
-            f"{r['ratio']:.2f}",
-        )
-        for r in rows
-    ]
-    print(text_table(("function", "ns/element", "TensorFlow", "ratio"), texts), "\n")
+    print(table(rows, "TensorFlow", options.elements), "\n")
     calls = overhead(options.rounds)
     print("one call, us:", {k: round(v * 1e6, 2) for k, v in calls.items()})
     if options.out:

@@ -14,19 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from everywhere import CHAIN, COLUMNS, DEFAULTS, MAPS, SPACE, every_function, inside
 from jax.test_util import check_grads
 
 import fastmap as fm
 from fastmap import _functional, _jax, _native
-from fastmap.maps import CLASSES
 
-MAPS = [cls(**example) for cls in CLASSES for example in cls.entry["examples"]]
-DEFAULTS = [cls() for cls in CLASSES]
-CHAIN = fm.Chain(fm.Softplus(low=0.1), fm.Affine(1, 2), fm.Asinh())
-COLUMNS = fm.Interval(low=[0, -np.inf, 0], high=[1, 5, np.inf])
 ROWS = fm.Log(low=[[0.0], [-1], [-2], [-3]])
 GRID = fm.Chain(fm.Affine(0, [[1.0], [2], [3], [4]]), fm.Interval(-9, np.arange(1.0, 13).reshape(4, 3)))
-SPACE = fm.Space(a=fm.Param(0, 1, shape=(2, 2)), b=fm.Param(low=0), c=fm.Param(map="asinh", shape=3))
 each_default = pytest.mark.parametrize("m", [*DEFAULTS, CHAIN], ids=repr)
 
 
@@ -37,37 +32,11 @@ def wide() -> Iterator[None]:
         yield
 
 
-def inside(m: fm.Map, shape: Any = (4, 3), dtype: Any = np.float64) -> np.ndarray:
-    """theta well inside the domain."""
-    low, high = m.domain
-    low, high = np.maximum(low, -4.0), np.minimum(high, np.maximum(low, -4.0) + 5.0)
-    unit = np.random.default_rng(0).uniform(0.05, 0.95, shape)
-    return np.asarray(low + (high - low) * unit).astype(dtype)
-
-
 def same(result: Any, expected: Any) -> None:
     """An array of JAX with the bits of one of NumPy; sums are float32 where JAX has no float64."""
     assert isinstance(result, jax.Array)
     assert result.dtype == expected.dtype
     np.testing.assert_array_equal(np.asarray(result), expected)
-
-
-def every_function(theta: Any, z: Any, m: Any) -> dict[str, Any]:
-    results = {
-        "forward": fm.forward(theta, m),
-        "inverse": fm.inverse(z, m),
-        "jacobian": fm.jacobian(theta, m),
-        "inverse_jacobian": fm.inverse_jacobian(z, m),
-        "pullback": fm.pullback(theta, z, m),
-        "log_abs_det": fm.log_abs_det(theta, m),
-        "terms": fm.inverse_log_abs_det(z, m, axis=()),
-        "pair": fm.forward_and_log_det(theta, m),
-        "back": fm.inverse_and_log_det(z, m),
-    }
-    if theta.ndim == 2:
-        results["columns"] = fm.log_abs_det(theta, m, axis=0)
-        results["rows"] = fm.inverse_log_abs_det(z, m, axis=-1)
-    return results
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from everywhere import CHAIN, COLUMNS, DEFAULTS, MAPS, SPACE, every_function, inside
 
 import fastmap as fm
 from fastmap import _functional
-from fastmap.maps import CLASSES
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 with warnings.catch_warnings():
@@ -28,11 +28,6 @@ with warnings.catch_warnings():
 
 from fastmap import _tensorflow
 
-MAPS = [cls(**example) for cls in CLASSES for example in cls.entry["examples"]]
-DEFAULTS = [cls() for cls in CLASSES]
-CHAIN = fm.Chain(fm.Softplus(low=0.1), fm.Affine(1, 2), fm.Asinh())
-COLUMNS = fm.Interval(low=[0, -np.inf, 0], high=[1, 5, np.inf])
-SPACE = fm.Space(a=fm.Param(0, 1, shape=(2, 2)), b=fm.Param(low=0), c=fm.Param(map="asinh", shape=3))
 FLAT = np.array([0.1, 0.2, 0.7, 0.9, 3.0, -1.0, 0.0, 5.0])
 
 # Our operation, and what TensorFlow's users write.
@@ -73,14 +68,6 @@ SLOPES: dict[str, tuple[Any, Any, tuple[float, float]]] = {
 }
 
 
-def inside(m: fm.Map, shape: Any = (4, 3), dtype: Any = np.float64) -> np.ndarray:
-    """theta well inside the domain."""
-    low, high = m.domain
-    low, high = np.maximum(low, -4.0), np.minimum(high, np.maximum(low, -4.0) + 5.0)
-    unit = np.random.default_rng(0).uniform(0.05, 0.95, shape)
-    return np.asarray(low + (high - low) * unit).astype(dtype)
-
-
 def same(result: Any, expected: Any) -> None:
     """A tensor of TensorFlow with the bits of an array of NumPy."""
     assert isinstance(result, tf.Tensor)
@@ -91,24 +78,6 @@ def same(result: Any, expected: Any) -> None:
 
 def each(results: Any, expected: Any) -> None:
     tf.nest.map_structure(same, results, expected)
-
-
-def every_function(theta: Any, z: Any, m: Any) -> dict[str, Any]:
-    results = {
-        "forward": fm.forward(theta, m),
-        "inverse": fm.inverse(z, m),
-        "jacobian": fm.jacobian(theta, m),
-        "inverse_jacobian": fm.inverse_jacobian(z, m),
-        "pullback": fm.pullback(theta, z, m),
-        "log_abs_det": fm.log_abs_det(theta, m),
-        "terms": fm.inverse_log_abs_det(z, m, axis=()),
-        "pair": fm.forward_and_log_det(theta, m),
-        "back": fm.inverse_and_log_det(z, m),
-    }
-    if len(theta.shape) == 2:
-        results["columns"] = fm.log_abs_det(theta, m, axis=0)
-        results["rows"] = fm.inverse_log_abs_det(z, m, axis=-1)
-    return results
 
 
 def address(x: Any) -> int:

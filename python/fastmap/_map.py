@@ -378,13 +378,28 @@ class Inverse(Map):
         return f"{self.of!r}.inv"
 
 
-class Sliced(Map):
+class Pieces:
+    """What maps of a flat buffer are: maps in the order of the slices, with the shapes of theta."""
+
+    __slots__ = ()
+    pieces: tuple[tuple[Map, tuple[int, ...]], ...]
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.pieces
+
+    def to_json(self) -> dict[str, Any]:
+        return {"map": "sliced", "pieces": [[m.to_json(), list(shape)] for m, shape in self.pieces]}
+
+    def __repr__(self) -> str:
+        return f"Sliced({', '.join(map(repr, self.pieces))})"
+
+
+class Sliced(Pieces, Map):
     """A flat buffer whose slices have maps of their own: what a `Space` is as a map."""
 
     __slots__ = ("pieces",)
 
     noun = "a space"
-    pieces: tuple[tuple[Map, tuple[int, ...]], ...]  # in the order of the slices, with their shapes
 
     def __init__(self, *pieces: tuple[Map, tuple[int, ...]]) -> None:
         set_field = object.__setattr__
@@ -406,15 +421,6 @@ class Sliced(Map):
             for i in (0, 1)
         ]
         return ends[0], ends[1]
-
-    def _key(self) -> tuple[Any, ...]:
-        return self.pieces
-
-    def to_json(self) -> dict[str, Any]:
-        return {"map": "sliced", "pieces": [[m.to_json(), list(shape)] for m, shape in self.pieces]}
-
-    def __repr__(self) -> str:
-        return f"Sliced({', '.join(map(repr, self.pieces))})"
 
 
 def _limits(op: str, m: Map, low: Any, high: Any) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ import sys
 from typing import Any, NamedTuple
 
 from fastmap import _functional
-from fastmap._map import Map, Sliced
+from fastmap._map import Map, Pieces, Sliced
 from fastmap._native import Invalid
 from fastmap._structured import Op, StructuredMap, as_rows, is_tensor, output
 
@@ -25,7 +25,7 @@ class _Part(NamedTuple):
         return (self.theta, self.theta_shape) if is_theta else (self.z, self.z_shape)
 
 
-class SlicedRows(StructuredMap):
+class SlicedRows(Pieces, StructuredMap):
     """`Sliced`, where some slices have structured maps: the buffers of theta and z differ in size.
 
     The whole buffer is one row of it.
@@ -33,7 +33,6 @@ class SlicedRows(StructuredMap):
 
     __slots__ = ("pieces", "rows")
 
-    pieces: tuple[tuple[Map, tuple[int, ...]], ...]  # in the order of the slices, with the shapes of theta
     rows: tuple[_Part, ...]  # where each map has its numbers
 
     def __init__(self, *pieces: tuple[Map, tuple[int, ...]]) -> None:
@@ -85,15 +84,6 @@ class SlicedRows(StructuredMap):
             value = _functional.pullback(grad, own, part.map, out=into, invalid=_POLICIES[policy])
             values.append(value.reshape(-1))
         return _joined(values) if result is None else result if out is None else out
-
-    def _key(self) -> tuple[Any, ...]:
-        return self.pieces
-
-    def to_json(self) -> dict[str, Any]:
-        return {"map": "sliced", "pieces": [[m.to_json(), list(shape)] for m, shape in self.pieces]}
-
-    def __repr__(self) -> str:
-        return f"Sliced({', '.join(map(repr, self.pieces))})"
 
 
 def side_by_side(*pieces: tuple[Map, tuple[int, ...]]) -> Map:

@@ -138,11 +138,7 @@ def _wide(x: Tensor) -> torch.dtype:
 def log_det(op: str, argument: str, x: Tensor, map: Map, axes: tuple[int, ...], policy: int) -> Tensor:
     """Sums of op(x) over axes, in float64, in the order of the CPU; the terms take memory."""
     _refuse(x, argument, map, policy)
-    kept = x.ndim - len(axes)
-    if axes != tuple(range(kept, x.ndim)):
-        raise NotImplementedError(
-            f"axis: sums of CUDA tensors go over the last axes, got {axes} of {x.ndim}; move them there first"
-        )
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
     terms = torch.empty_like(x, dtype=_wide(x), requires_grad=False)
     _run(op, x, map, terms)
     if isinstance(map, Sliced):
@@ -150,7 +146,8 @@ def log_det(op: str, argument: str, x: Tensor, map: Map, axes: tuple[int, ...], 
         for _, index, _ in map.parts():
             total = total + _sums(terms[index], 1)[0]
         return total
-    return _sums(terms, math.prod(x.shape[:kept])).reshape(x.shape[:kept])
+    shape = [x.shape[axis] for axis in kept]
+    return _sums(terms.permute(*kept, *axes).contiguous(), math.prod(shape)).reshape(shape)
 
 
 def _sums(x: Tensor, rows: int) -> Tensor:
