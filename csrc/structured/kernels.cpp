@@ -4,7 +4,8 @@
 namespace fastmap::FM_ISA {
 namespace {
 
-template <class Map, RowOp op, class S> void run(const Tile& tile) {
+// Flat: a lane whose work the compiler would rather call is a loop that stays scalar.
+template <class Map, RowOp op, class S> __attribute__((flatten)) void run(const Tile& tile) {
   const rows::Rows<S> r(tile);
   if constexpr (op == kRowForward) Map::forward(r);
   if constexpr (op == kRowInverse) Map::inverse(r);
