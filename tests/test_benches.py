@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from scripts import load
 
 import fastmap as fm
-
-
-def module(name: str) -> ModuleType:
-    """bench/<name>.py."""
-    spec = importlib.util.spec_from_file_location(
-        f"bench_{name}", Path(__file__).parents[1] / "bench" / f"{name}.py"
-    )
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
 
 
 class Grid:
@@ -43,7 +31,7 @@ class Grid:
 
 
 def test_tables_compare_three_arms(monkeypatch: pytest.MonkeyPatch) -> None:
-    hpo = module("hpo")
+    hpo = load("bench/hpo.py")
     monkeypatch.setattr(hpo, "Table", Grid)
     level = optuna.logging.get_verbosity()
     row = hpo.compare("grid", seeds=2, budget=22)
@@ -57,7 +45,7 @@ def test_tables_compare_three_arms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_interval_is_that_of_paired_differences() -> None:
-    hpo = module("hpo")
+    hpo = load("bench/hpo.py")
     rows = [
         {
             "accuracy": {
@@ -76,7 +64,7 @@ def test_the_interval_is_that_of_paired_differences() -> None:
 
 
 def test_a_point_is_looked_up_at_the_nearest_node() -> None:
-    hpo = module("hpo")
+    hpo = load("bench/hpo.py")
     table = object.__new__(hpo.Table)
     table.grid = {"rate": np.array([0.01, 0.1, 1.0]), "depth": np.array([1.0, 2, 3])}
     table.rows = {f"{i}{j}": {"val_acc": [i / 10, i / 10 + 0.2 * j]} for i in range(3) for j in range(3)}
@@ -85,7 +73,7 @@ def test_a_point_is_looked_up_at_the_nearest_node() -> None:
 
 
 def test_shares_are_of_the_cases_that_can_be_told_apart() -> None:
-    suggest = module("suggest")
+    suggest = load("bench/suggest.py")
 
     class Asked:
         def __init__(self, apart: bool, near: bool, harmful: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import shutil
@@ -12,22 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load
 
 from fastmap.recipes._run import _one_thread
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def module(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = loaded
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-evidence = module(DOCS / "evidence.py")
-hyperparameters = module(DOCS / "evidence" / "hyperparameters.py")
+evidence = load("docs/evidence.py")
+hyperparameters = load("docs/evidence/hyperparameters.py")
 TABLES = json.loads((DOCS / evidence.RUNS["hyperparameters"].record).read_text())
 
 

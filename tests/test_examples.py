@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
@@ -11,15 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import load
 
 DOCS = Path(__file__).parents[1] / "docs"
 EXAMPLES = sorted(
     p for p in (DOCS / "examples").glob("*.py") if re.search(r"^(from|import) arms\b", p.read_text(), re.M)
 )
-SPEC = importlib.util.spec_from_file_location("arms", DOCS / "examples" / "arms.py")
-arms = importlib.util.module_from_spec(SPEC)
-sys.modules["arms"] = arms
-SPEC.loader.exec_module(arms)
+arms = load("docs/examples/arms.py")
 
 
 def experiment_of(record, **changes):

@@ -6,12 +6,11 @@ import importlib
 import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from scripts import load
 
 import fastmap as fm
 import fastmap.torch
@@ -71,17 +70,8 @@ def test_the_reference_has_every_public_name() -> None:
                 assert inspect.getdoc(getattr(thing, member)), f"{entry}.{member}"
 
 
-def pictures() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pictures", DOCS / "pictures.py")
-    assert spec
-    assert spec.loader
-    module = sys.modules["pictures"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_every_map_is_in_one_picture() -> None:
-    families = pictures().families()
+    families = load("docs/pictures.py").families()
     drawn = [type(m).__name__ for maps in families.values() for m in maps]
     assert sorted(drawn) == sorted(cls.__name__ for cls in CLASSES)
     for name, maps in families.items():
@@ -90,7 +80,7 @@ def test_every_map_is_in_one_picture() -> None:
 
 
 def test_pictures_show_the_maps(tmp_path: Path) -> None:
-    module = pictures()
+    module = load("docs/pictures.py")
     name, maps = next((n, maps) for n, maps in module.families().items() if fm.Log() in maps)
     there, back, slope, error = module.draw(name, maps).axes
     row = maps.index(fm.Log())
@@ -102,9 +92,5 @@ def test_pictures_show_the_maps(tmp_path: Path) -> None:
 
 
 def test_the_table_of_errors_is_current() -> None:
-    spec = importlib.util.spec_from_file_location("numerics", DOCS / "numerics.py")
-    assert spec
-    assert spec.loader
-    numerics = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(numerics)
+    numerics = load("docs/numerics.py")
     assert numerics.PAGE.read_text() == numerics.page(), "run: python docs/numerics.py"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -10,18 +9,14 @@ from typing import Any
 
 import nbformat
 import pytest
+from scripts import load
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")
 def notebook() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("notebook", DOCS / "notebook.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("docs/notebook.py")
 
 
 def medians(run: Any) -> list[float]:

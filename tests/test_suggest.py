@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import FrozenInstanceError
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scripts import load
 from sklearn.datasets import load_digits
 
 import fastmap as fm
@@ -21,16 +20,7 @@ from fastmap.maps import CLASSES
 NAN = math.nan
 
 
-def bench():
-    """bench/suggest.py as a module."""
-    path = Path(__file__).parents[1] / "bench" / "suggest.py"
-    spec = importlib.util.spec_from_file_location("bench_suggest", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-BENCH = bench()
+BENCH = load("bench/suggest.py")
 FAMILIES = BENCH.families()
 
 
