@@ -27,8 +27,7 @@ template <class Map, Op op, class T, class A> FM_INLINE bool is_usual(T x, const
   return op < kThetaOps ? Map::usual_theta(x, a) : Map::usual_z(x, a);
 }
 
-// Right for every x: NaN outside the domain and the codomain, and every NaN is the one quiet NaN. exact_loop has the
-// same in its loop, which is the form that is known to be vectorised.
+// Right for every x: NaN outside the domain and the codomain, and every NaN is the one quiet NaN.
 template <class Map, Op op, class T, class A> FM_INLINE T exact_lane(T x, const A& a) {
   const T r = apply<Map, op, Path::exact>(x, a);
   bool undefined = is_nan(x) | is_nan(r);

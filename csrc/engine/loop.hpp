@@ -102,15 +102,7 @@ FM_INLINE bool fast_loop(const T* x, T* out, std::size_t n, const A a, bool stre
 template <class Map, Op op, class T, class A>
 FM_INLINE bool exact_loop(const T* x, T* out, std::size_t n, const A a) {
 #pragma GCC ivdep
-  for (std::size_t i = 0; i < n; ++i) {
-    const T r = apply<Map, op, Path::exact>(x[i], a);
-    bool undefined = is_nan(x[i]) | is_nan(r);
-    if constexpr (op < kThetaOps)
-      undefined |= (x[i] < a.low) | (x[i] > a.high);
-    else
-      undefined |= (x[i] < z_low<T>(a, 0)) | (x[i] > z_high<T>(a, 0));
-    out[i] = select(undefined, nan<T>(), r);  // every NaN is the one quiet NaN
-  }
+  for (std::size_t i = 0; i < n; ++i) out[i] = exact_lane<Map, op>(x[i], a);
   return false;
 }
 
