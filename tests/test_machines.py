@@ -60,15 +60,14 @@ def postgresql() -> Iterator[str]:
     if server("initdb") is None:
         pytest.skip("initdb not found: PostgreSQL's server is no Python package, .ci/run installs it")
     folder = tempfile.mkdtemp()
-    user = []
-    if os.geteuid() == 0:  # it refuses root
-        shutil.chown(folder, "postgres")
-        user = ["runuser", "-u", "postgres", "--"]
+    user = "postgres" if os.geteuid() == 0 else None  # it refuses root
+    if user:
+        shutil.chown(folder, user)
 
     def run(tool: str, *arguments: str) -> None:
-        command = [*user, str(server(tool)), "-D", f"{folder}/data", *arguments]
+        command = [str(server(tool)), "-D", f"{folder}/data", *arguments]
         with open(f"{folder}.log", "a") as log:
-            subprocess.run(command, check=True, cwd=folder, stdout=log, stderr=log)
+            subprocess.run(command, check=True, cwd=folder, stdout=log, stderr=log, user=user)
 
     try:
         run("initdb", "--no-sync", "-A", "trust", "-U", "fastmap")

@@ -187,7 +187,7 @@ def module() -> ModuleType:
     except ImportError as error:
         raise RuntimeError(
             "CUDA tensors need the module fastmap._cuda, which this build of fastmap does not have; build it "
-            f"where nvcc is: pip install . -C cmake.define.FASTMAP_CUDA=ON ({error})"
+            f"where nvcc is: pip install . --config-settings=cmake.define.FASTMAP_CUDA=ON ({error})"
         ) from error
     return _cuda
 
