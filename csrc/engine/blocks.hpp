@@ -23,14 +23,19 @@ constexpr std::size_t kBlockBytes = 8192;  // input and stage share the L1 cache
 constexpr std::size_t kStreamBlockBytes = 1024;
 constexpr std::size_t kStreamBytes = 32u << 20;  // larger outputs bypass the caches
 constexpr std::size_t kPartBytes = 256u << 10;   // what a thread takes at a time
+// A large output may be fresh memory: two threads that touch one page for the first time both clear it. So a thread
+// takes whole huge pages of it.
+constexpr std::size_t kPageBytes = 2u << 20;
 constexpr std::size_t kTile = 256;  // elements a line apart that, with their results, share the L1 cache
 
-// Runs work(begin, end) over ranges of the blocks [0, n).
-template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const Work& work) {
-  const std::size_t part = std::max<std::size_t>(1, blocks * kPartBytes / std::max<std::size_t>(bytes, 1));
-  const std::size_t parts = (blocks + part - 1) / part;
-  for_each_part(parts, std::size_t(num_threads()),
-                [&](std::size_t i) { work(i * part, std::min(blocks, (i + 1) * part)); });
+// Runs work(begin, end) over ranges of the blocks [0, n), `part_bytes` each but for the first, of `lead` blocks.
+template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const Work& work,
+                                    std::size_t part_bytes = kPartBytes, std::size_t lead = 0) {
+  const std::size_t part = std::max<std::size_t>(1, blocks * part_bytes / std::max<std::size_t>(bytes, 1));
+  const std::size_t shift = (part - lead % part) % part, parts = (shift + blocks + part - 1) / part;
+  for_each_part(parts, std::size_t(num_threads()), [&](std::size_t i) {
+    work(std::max(i * part, shift) - shift, std::min(blocks, (i + 1) * part - shift));
+  });
 }
 
 // The sum of n numbers as a balanced tree over their order, in their place.
@@ -93,14 +98,18 @@ struct Piece {
   }
   // Whether a result is no result of a kernel yet when it is computed: narrowed or multiplied it goes into `out`.
   bool staged() const { return layout.data[kG] || half_of(segment->storage) >= 0 || in_place(); }
+  // Elements of `out` from a logical index on before an address that `bytes` divides.
+  std::size_t before_multiple_of(std::size_t bytes, std::size_t index) const {
+    return -reinterpret_cast<std::uintptr_t>(layout.at(kOut, index)) % bytes / stored_size(segment->storage);
+  }
+  // Blocks before the first huge page of `out`.
+  std::size_t before_page() const { return (before_multiple_of(kPageBytes, 0) + step - 1) / step; }
   // The logical index where a block begins, and its length.
   std::pair<std::size_t, std::size_t> block(std::size_t b) const {
     const std::size_t start = b / blocks_per_run * run, c = b % blocks_per_run;
-    // Streamed blocks end where a cache line of `out` ends: a line written in two ways costs a flush. So the
-    // first one is short; none is longer than `step`.
-    const std::size_t lead = stream ? -reinterpret_cast<std::uintptr_t>(layout.at(kOut, start)) % kLineBytes /
-                                          stored_size(segment->storage)
-                                    : 0;
+    // Streamed blocks end where a cache line of `out` ends: a line written in two ways costs a flush. They even end
+    // at multiples of their size, and so where a page ends. So the first one is short; none is longer than `step`.
+    const std::size_t lead = stream ? before_multiple_of(step * stored_size(segment->storage), start) : 0;
     const std::size_t shift = lead ? step - lead : 0;
     const std::size_t begin = std::max(c * step, shift) - shift;
     const std::size_t end = std::min(run, (c + 1) * step - shift);
@@ -137,7 +146,8 @@ inline std::vector<Piece> cut(const std::vector<Segment>& segments, std::size_t&
 template <class Work> bool for_each_block(const std::vector<Piece>& pieces, std::size_t blocks,
                                           std::size_t bytes, const Work& work) {
   std::atomic<bool> refused{false};
-  parallel(blocks, bytes, [&](std::size_t begin, std::size_t end) {
+  const bool pages = !pieces.empty() && pieces.front().stream;
+  const auto part = [&](std::size_t begin, std::size_t end) {
     Workspace workspace;
     auto piece = std::upper_bound(pieces.begin(), pieces.end(), begin,
                                   [](std::size_t b, const Piece& p) { return b < p.first_block; }) -
@@ -150,7 +160,11 @@ template <class Work> bool for_each_block(const std::vector<Piece>& pieces, std:
 #if defined(__SSE2__)
     _mm_sfence();
 #endif
-  });
+  };
+  if (pages)
+    parallel(blocks, bytes, part, kPageBytes, pieces.front().before_page());
+  else
+    parallel(blocks, bytes, part);
   return !refused;
 }
 
