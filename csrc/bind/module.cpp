@@ -160,8 +160,9 @@ bool apply_arrays(int op, const BoundProgram* program, int policy, py::handle x_
 // The steps of one optimizer.
 class Stepper {
  public:
-  // rows: (program, parameter row strides, group, theta, gradient, z, first moment or None, second or None, how many
-  // steps it or each of its rows has taken, address and number of the indices of the rows that take part or None).
+  // rows: (program, parameter row strides, group, theta, gradient, z or None where it is theta, first moment or None,
+  // second or None, how many steps it or each of its rows has taken, address and number of the indices of the rows
+  // that take part or None).
   // Returns the row with a buffer that cannot be used, else -1; what is wrong is the caller's to find out.
   int prepare(const std::vector<py::tuple>& rows, const std::vector<py::tuple>& groups) {
     groups_.clear();
@@ -242,8 +243,9 @@ class Stepper {
     constexpr Operand order[] = {kOut, kG, kX, kFirst, kSecond};
     for (int i = 0; i < 5; ++i) {
       bind::Plain b;
+      const bool is_theta = i == 2 && t[5].is_none();
       if (i >= 3 && t[3 + std::size_t(i)].is_none()) continue;
-      if (!bind::borrow_tensor(t[3 + i], b)) return false;
+      if (!bind::borrow_tensor(is_theta ? t[3] : t[3 + i], b)) return false;
       if (i == 0) {
         theta = b;
         tensor.segment.storage = b.storage;
@@ -259,7 +261,7 @@ class Stepper {
         dim.strides[order[i]] = std::ptrdiff_t(b.strides[d]) * item;
       }
       const bool computed = b.storage == computed_in(theta.storage);
-      if (b.elements) spans.push_back({b.first_byte(), b.first_byte() + b.reach(), row, i == 1});
+      if (b.elements && !is_theta) spans.push_back({b.first_byte(), b.first_byte() + b.reach(), row, i == 1});
       if (i == 1) {
         if (computed_in(b.storage) != computed_in(theta.storage)) return false;
         tensor.gradient = b.storage;

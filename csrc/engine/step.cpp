@@ -82,7 +82,7 @@ bool fused_step(const StepTensor& t, const Row& row, const Layout& l, std::size_
   std::memcpy(l.at(kX, index), s.old_z, m * item);
   std::memcpy(l.at(kFirst, index), s.gradient, m * item);
   std::memcpy(l.at(kSecond, index), s.slope, m * item);
-  std::memcpy(l.at(kOut, index), s.new_theta, m * item);
+  if (!t.is_z()) std::memcpy(l.at(kOut, index), s.new_theta, m * item);
   return true;
 }
 
@@ -143,9 +143,11 @@ void step_block(const StepTensor& t, const Layout& l, std::size_t index, std::si
   update(t, l, index, m, group.decay == Decay::z && group.decoupled ? 1 - decay_rate : 1, s);
   if (group.args.lr == 0)
     std::memcpy(s.z.data, s.old_z, bytes);  // even where 0 times the update is -0 or NaN
-  from_z(row, storage, kInverse, s.z.data, s.new_theta, m, w.scratch);
-  engine.replace_moved[dtype](s.theta.data, s.new_theta, s.z.data, s.old_z, m);
-  s.theta.put_back(w, storage, l, kOut, index, m);
+  if (!t.is_z()) {
+    from_z(row, storage, kInverse, s.z.data, s.new_theta, m, w.scratch);
+    engine.replace_moved[dtype](s.theta.data, s.new_theta, s.z.data, s.old_z, m);
+    s.theta.put_back(w, storage, l, kOut, index, m);
+  }
   s.z.put_back(w, computed, l, kX, index, m);
   if (l.data[kFirst]) s.first.put_back(w, t.moments, l, kFirst, index, m);
   if (l.data[kSecond]) s.second.put_back(w, t.moments, l, kSecond, index, m);

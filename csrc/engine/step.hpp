@@ -28,13 +28,16 @@ struct StepGroup {
 // The arguments of a step of this number, from 1 on.
 RuleArgs at_step(RuleArgs args, std::uint64_t number);
 
-// One parameter: in its layout theta is kOut, z kX, the gradient kG, the moments kFirst and kSecond. Where rows have
-// counts of their own, kCount is how many steps each has taken, in float32.
+// One parameter: in its layout theta is kOut, z kX, the gradient kG, the moments kFirst and kSecond. Under the
+// identity z may be the memory of theta. Where rows have counts of their own, kCount is how many steps each has
+// taken, in float32.
 struct StepTensor {
   Segment segment;  // the storage is that of theta; z is stored in what that computes in
   Storage gradient, moments;
   const StepGroup* group;
   RuleArgs args;  // of this step, where all rows have one count
+
+  bool is_z() const { return segment.layout.data[kOut] == segment.layout.data[kX]; }  // theta
 };
 
 // Moves z by its rule along factor times the gradient, and theta with it. Where z does not move, theta keeps its

@@ -122,9 +122,17 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *(f"  {text}" for text in slower)])
 
 
+def write_rows(folder: Path, m: dict[str, Any], rows: Sequence[Row]) -> None:
+    """results.json, whole at any time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / "results.json.part"
+    part.write_text(json.dumps({"machine": m, "rows": rows}, indent=1) + "\n")
+    part.replace(folder / "results.json")
+
+
 def write(folder: Path, m: dict[str, Any], rows: Sequence[Row], command: str, seconds: float) -> None:
     """RESULTS.md, results.json, roofline.png, ratios.png."""
-    (folder / "results.json").write_text(json.dumps({"machine": m, "rows": rows}, indent=1) + "\n")
+    write_rows(folder, m, rows)
     sections = [
         "# Benchmark results",
         f"Written by `{command}` in {seconds / 60:.0f} minutes.",

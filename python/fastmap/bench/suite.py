@@ -173,11 +173,10 @@ def threads(n: int) -> Iterator[None]:
             set_threads(before)
 
 
-def run_plan(plan: Plan, maps: Sequence[str] | None, progress: Any) -> list[dict[str, Any]]:
+def run_plan(plan: Plan, maps: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     """One row per case; see `row`."""
     compiled = Compiled(plan.compiled)
     everyone = _info.get_num_threads()
-    rows = []
     for dtype in plan.dtypes:
         for case in cases(plan.sizes, dtype, maps, compiled):
             case.check()
@@ -187,8 +186,8 @@ def run_plan(plan: Plan, maps: Sequence[str] | None, progress: Any) -> list[dict
                 counts.append(1)
             for n in counts:
                 with threads(n):
-                    rows.append(row(case, n, measure(case, plan.seconds)))
-                progress(rows[-1])
+                    times = measure(case, plan.seconds)
+                yield row(case, n, times)
     if plan.sweep:
         for m in (cls() for cls in CLASSES if cls().name in SWEPT and (not maps or cls().name in maps)):
             for size in SWEEP_BYTES:
@@ -196,9 +195,7 @@ def run_plan(plan: Plan, maps: Sequence[str] | None, progress: Any) -> list[dict
                 kept = {name: case.runs[name] for name in ("fastmap", *LIMITS, "numpy")}
                 case.runs.clear()
                 case.runs.update(kept)
-                rows.append({**row(case, everyone, measure(case, plan.seconds / 4)), "sweep": True})
-                progress(rows[-1])
-    return rows
+                yield {**row(case, everyone, measure(case, plan.seconds / 4)), "sweep": True}
 
 
 def row(case: Case, n_threads: int, times: dict[str, list[float]]) -> dict[str, Any]:
@@ -252,15 +249,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = report.machine()
     print(report.headline(machine))
     print(report.TABLE_HEAD)
-
-    def progress(r: dict[str, Any]) -> None:
+    folder = Path(options.out) if options.out else None
+    rows: list[dict[str, Any]] = []
+    for r in run_plan(plan, options.map):
+        rows.append(r)
         print(report.table_row(r), flush=True)
-
-    rows = run_plan(plan, options.map, progress)
+        if folder:  # what was measured so far, should it be interrupted
+            report.write_rows(folder, machine, rows)
     print(report.summary(rows))
-    if options.out:
-        folder = Path(options.out)
-        folder.mkdir(parents=True, exist_ok=True)
+    if folder:
         command = " ".join(["fastmap bench", *(sys.argv[2:] if arguments is None else arguments)])
         report.write(folder, machine, rows, command, time.perf_counter() - start)
         print(f"written: {folder}{os.sep}RESULTS.md, results.json, roofline.png, ratios.png")

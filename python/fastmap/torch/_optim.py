@@ -16,6 +16,7 @@ from fastmap._map import Map, MapLike, resolve
 from fastmap._numpy_map import NumPyMap
 from fastmap._shards import is_sharded
 from fastmap._structured import StructuredMap
+from fastmap.maps import Identity
 from fastmap.torch._rows import RowSurgery, own_counts
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ _SUPPORTED = (
 def computed_dtype(p: Tensor) -> torch.dtype:
     """What z is kept in beside a parameter."""
     return torch.float64 if p.dtype is torch.float64 else torch.float32
+
+
+def is_z(p: Tensor, group: Mapping[str, Any]) -> bool:
+    """Whether a parameter is its own z, which then has no buffer: nothing is mapped, and nothing rounded."""
+    return isinstance(group["map"], Identity) and p.dtype is computed_dtype(p)
 
 
 class Options(TypedDict, total=False):
@@ -58,7 +64,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
     """What the mapped optimizers share. theta stays the ``nn.Parameter``; z and the moments live here.
 
     A step pulls the gradient back to z = f(theta), moves z by the rule and writes theta = f⁻¹(z), for all
-    parameters in one native pass. `lr` is in units of z: with `Log` a relative change. See `convert_lr`.
+    parameters in one native pass. Parameters without a map need no z beside them: what they cost in memory is
+    what they cost in torch. `lr` is in units of z: with `Log` a relative change. See `convert_lr`.
 
     Parameters
     ----------
@@ -203,9 +210,11 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         state = self.state[p]
         state["step"] = torch.tensor(0.0, dtype=torch.float32)
         if z is None:
-            state["z"] = self._to_z(p, group, name)
+            z = self._to_z(p, group, name)
         else:  # theta may have saturated: f(theta) need not exist
-            state["z"] = torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(z)
+            z = torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(z)
+        if not is_z(p, group):
+            state["z"] = z
         moments = group["moments_dtype"] or dtype
         for key in self._moments_of(group):
             state[key] = torch.zeros_like(p, dtype=moments, requires_grad=False)
@@ -306,7 +315,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
                 if chosen is not None:
                     own_counts(p, state)
                 first, second = (*map(state.get, self._moments), None, None)[:2]
-                buffers = p, p.grad, state["z"], first, second
+                buffers = p, p.grad, state.get("z"), first, second
                 if is_sharded(p):
                     buffers = self._parts(*buffers, name=self._name(group, index))
                 strides = tuple(_native.row_strides(m, tuple(buffers[0].shape), "theta")) if m.shape else ()
@@ -444,7 +453,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             if computed_dtype(grad) != computed_dtype(p):
                 raise TypeError(f"{name}: gradient of dtype {grad.dtype} for {p.dtype}; {_SUPPORTED}")
             dtypes: tuple[torch.dtype, ...] = (computed_dtype(p),)
-            for key, buffer in (("z", z), *zip(self._moments, moments, strict=False)):
+            for key, buffer in (("z", p if z is None else z), *zip(self._moments, moments, strict=False)):
                 if buffer is None:
                     continue
                 _refuse_memory(buffer, f"{name}: its state {key!r}")
@@ -479,14 +488,15 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
                 self._resync(p, group, index)
 
     def _resync(self, p: Tensor, group: dict[str, Any], index: int) -> None:
-        z = _shards.part(self.state[p]["z"], self._name(group, index))
-        z.copy_(self._synced_z(p, group, self._name(group, index)))
+        z = self._synced_z(p, group, self._name(group, index))
+        if "z" in self.state[p]:
+            _shards.part(self.state[p]["z"], self._name(group, index)).copy_(z)
         self._versions[p] = _shards.version(p)
 
     def _synced_z(self, p: Tensor, group: dict[str, Any], name: str, rows: Tensor | None = None) -> Tensor:
         """f(theta), of some rows; but z to the bit where f⁻¹(z) is theta already."""
         m = self._map(p, group)
-        theta, z = (_shards.part(x, name).detach() for x in (p, self.state[p]["z"]))
+        theta, z = (_shards.part(x, name).detach() for x in (p, self.state[p].get("z", p)))
         if rows is not None:
             z, theta = z[rows], theta[rows]
         fresh = forward(theta.to(z.dtype), m, invalid="nan")
@@ -569,7 +579,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             state["step"] = torch.as_tensor(saved["step"], dtype=torch.float32).clone()
         for key in state.keys() & saved.keys() - {"step", "z"}:
             state[key].copy_(saved[key])
-        if saved and "z" not in saved:  # of an optimizer without maps: moments of the gradient in theta
+        if "z" in state and saved and "z" not in saved:  # no maps there: moments of the gradient in theta
             slope = inverse_jacobian(state["z"], group["map"])
             for power, key in enumerate(self._moments, start=1):
                 if key in state and key in saved:
