@@ -4,6 +4,7 @@
 
 #include "engine/blocks.hpp"
 #include "engine/float_mode.hpp"
+#include "rules/rule.hpp"
 
 namespace fastmap {
 namespace {
@@ -159,14 +160,6 @@ void step_block(const StepTensor& t, const Layout& l, std::size_t index, std::si
   if (l.data[kSecond]) s.second.put_back(w, t.moments, l, kSecond, index, m);
 }
 
-// 1 - beta^step by squaring, in double as torch has it: libm differs by platform.
-double bias_correction(double beta, std::uint64_t step) {
-  double power = 1;
-  for (; step; step /= 2, beta *= beta)
-    if (step % 2) power *= beta;
-  return 1 - power;
-}
-
 std::vector<Segment> segments_of(const std::vector<StepTensor>& tensors) {
   std::vector<Segment> segments;
   for (const StepTensor& t : tensors) {
@@ -180,10 +173,7 @@ std::vector<Segment> segments_of(const std::vector<StepTensor>& tensors) {
 
 RuleArgs at_step(RuleArgs args, std::uint64_t number) {
   FloatMode mode;
-  args.bias1 = bias_correction(args.beta1, number);
-  args.bias2 = bias_correction(args.beta2, number);
-  args.first = number == 1;
-  return args;
+  return FM_ISA::at_step(args, number);
 }
 
 void step(const std::vector<StepTensor>& tensors, double factor) {
