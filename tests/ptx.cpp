@@ -35,6 +35,7 @@ template <std::size_t size> using Unsigned =
     std::conditional_t<size == 1, std::uint8_t,
                        std::conditional_t<size == 2, std::uint16_t,
                                           std::conditional_t<size == 4, std::uint32_t, std::uint64_t>>>;
+using U8 = std::uint8_t;
 using S16 = std::int16_t;
 using U16 = std::uint16_t;
 using S32 = std::int32_t;
@@ -290,6 +291,11 @@ const std::map<std::string, Known>& known() {
       FM_SHIFT("shr.s32", S32, a >> (b < width ? b : width - 1)),
       FM_SHIFT("shr.s64", S64, a >> (b < width ? b : width - 1)),
       FM_UNARY("cvt.u64.u32", U64, U32, a),
+      // To the next integer towards zero, and to the nearest number that there is; of a NaN, 0.
+      FM_UNARY("cvt.rzi.u64.f32", U64, float,
+               !(a > 0)       ? 0
+               : a >= 0x1p64f ? ~U64(0)
+                              : static_cast<U64>(a)),
       FM_UNARY("cvt.s64.s32", S64, S32, a),
       FM_UNARY("cvt.u32.u64", U32, U64, a),
       FM_UNARY("cvt.u16.u32", U16, U32, a),
@@ -492,7 +498,8 @@ struct Kernel {
                                                      {"u32", {load_param<U32>, load<U32>, store<U32>, 4}},
                                                      {"u64", {load_param<U64>, load<U64>, store<U64>, 8}},
                                                      {"u16", {load_param<U16>, load<U16>, store<U16>, 2}},
-                                                     {"b16", {load_param<U16>, load<U16>, store<U16>, 2}}};
+                                                     {"b16", {load_param<U16>, load<U16>, store<U16>, 2}},
+                                                     {"u8", {load_param<U8>, load<U8>, store<U8>, 1}}};
     const bool of_param = starts_with(opcode, "ld.param."), is_load = starts_with(opcode, "ld.global.");
     if (o.size() != 2 || !(of_param || is_load || starts_with(opcode, "st.global.")))
       fail("instruction " + opcode + " is not known");

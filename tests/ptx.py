@@ -30,7 +30,8 @@ REGISTERS = HERE / "cuda_registers.json"
 THREADS = 256  # of a block
 OPS = list(_core.OPS)
 DTYPES = {"f": np.float32, "d": np.float64}
-SUMS = "sums"
+SUMS, RULES = "sums", "rules"
+STEP = len(OPS)  # in the place of an operation: the step of an optimizer
 ASSEMBLED = "sm_90"  # what the registers are counted for
 
 Operand = tuple[int, np.ndarray, bool]  # address on the device, memory, whether it may be written
@@ -105,9 +106,10 @@ class Module:
             interpreter().ptx_free(self._handle)
 
     def kernel(self, op: str, dtype: type) -> str:
-        """The name of the kernel of an operation."""
+        """The name of the kernel of an operation, or of "step"."""
         letter = {t: letter for letter, t in DTYPES.items()}[dtype]
-        (name,) = (n for n in self.names if described(n)[1:] == (OPS.index(op), letter))
+        number = STEP if op == "step" else OPS.index(op)
+        (name,) = (n for n in self.names if described(n)[1:] == (number, letter))
         return name
 
     def run(
@@ -138,16 +140,16 @@ class Module:
 
 def described(name: str) -> tuple[str, int, str]:
     """Map, number of the operation and letter of the dtype, from the mangled name of a kernel."""
-    found = re.search(r"kernelINS\d*_\d+([A-Za-z]\w*?)ELNS_2OpE(\d)E([fd])E", name)
+    found = re.search(r"kernelINS\d*_\d+([A-Za-z]\w*?)E(?:LNS_2OpE(\d)E)?([fd])E", name)
     assert found, name
-    return found[1], int(found[2]), found[3]
+    return found[1], STEP if found[2] is None else int(found[2]), found[3]
 
 
 def compile_kernels(name: str) -> str:
-    """The PTX of the kernels of a map, or of sums, with the flags of CMakeLists.txt."""
+    """The PTX of the kernels of a map, of sums or of rules, with the flags of CMakeLists.txt."""
     path = folder() / f"{name}.ptx"
-    source, definitions = "engine/cuda_sum.cu", ["-DFM_ISA=cuda"]
-    if name != SUMS:
+    source, definitions = "engine/cuda_rules.cu" if name == RULES else "engine/cuda_sum.cu", ["-DFM_ISA=cuda"]
+    if name not in (SUMS, RULES):
         source = "engine/cuda.cu"
         definitions += [f"-DFM_MAP={name}", f'-DFM_MAP_HEADER="maps/{name}.hpp"']
     done = subprocess.run(
@@ -161,8 +163,8 @@ def compile_kernels(name: str) -> str:
 
 @functools.cache
 def ptx_of_all() -> dict[str, str]:
-    """By map, and those of sums."""
-    names = [*(m["class_name"] for m in _core.catalog()), SUMS]
+    """By map, and those of sums and rules."""
+    names = [*(m["class_name"] for m in _core.catalog()), SUMS, RULES]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return dict(zip(names, pool.map(compile_kernels, names), strict=True))
 
@@ -196,11 +198,11 @@ def assemble(name: str, text: str, architecture: str = ASSEMBLED) -> dict[str, A
     )
     result = {}
     for kernel, stack, stores, loads, registers in found:
-        if name == SUMS:
-            key = "_".join(re.findall(r"\d(lanes|fold|pairs)(?:I(f|d)E)?", kernel)[0]).rstrip("_")
+        if name in (SUMS, RULES):
+            key = "_".join(re.findall(r"\d(lanes|fold|pairs|counts)(?:I(f|d)E)?", kernel)[0]).rstrip("_")
         else:
             _, op, letter = described(kernel)
-            key = f"{OPS[op]} {np.dtype(DTYPES[letter])}"
+            key = f"{[*OPS, 'step'][op]} {np.dtype(DTYPES[letter])}"
         result[key] = Assembled(int(registers), int(stack), int(stores) + int(loads))
     return result
 

@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastmap as fm
 from fastmap import _core, _native, _torch, _torch_cuda
 from fastmap._map import resolve
+from fastmap.torch import _cuda_step
 
 CATALOG = _core.catalog()
 NAMES = [m["class_name"] for m in CATALOG]
@@ -128,7 +129,7 @@ def inputs(op: str, m: Map, params: tuple[float, ...], dtype: type) -> np.ndarra
 @pytest.mark.parametrize("m", CATALOG, ids=NAMES)
 def test_kernels_give_the_bits_of_the_cpu(m: Map, dtype: type) -> None:
     module = ptx.module_of(m["class_name"])
-    assert len(module.names) == len(ptx.OPS) * len(DTYPES)
+    assert len(module.names) == (len(ptx.OPS) + 1) * len(DTYPES)
     for example in m["examples"]:
         params = tuple(example.values())
         args = constants(m, params, dtype)
@@ -243,7 +244,7 @@ def test_a_wrong_kernel_is_noticed(dtype: type) -> None:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("name", [*NAMES, ptx.SUMS])
+@pytest.mark.parametrize("name", [*NAMES, ptx.SUMS, ptx.RULES])
 def test_arithmetic_of_the_ptx_is_that_of_ieee_754(name: str) -> None:
     """ptxas may contract a mul and an add only where they say no rounding."""
     text = ptx.ptx_of_all()[name]
@@ -260,12 +261,14 @@ def test_arithmetic_of_the_ptx_is_that_of_ieee_754(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kernel_has_accesses_of_16_bytes(name: str) -> None:
     for body in ptx.ptx_of_all()[name].split(".entry ")[1:]:
-        kind = {"f": r"v4\.[fu]32", "d": r"v2\.[fu]64"}[ptx.described(body.split("(")[0])[2]]
-        assert len(re.findall(rf"ld\.global\.{kind}", body)) == 3  # x, factor and addend
-        assert len(re.findall(rf"st\.global\.{kind}", body)) == 1
+        _, op, letter = ptx.described(body.split("(")[0])
+        kind = {"f": r"v4\.[fu]32", "d": r"v2\.[fu]64"}[letter]
+        loads, stores = (5, 4) if op == ptx.STEP else (3, 1)  # x, factor and addend
+        assert len(re.findall(rf"ld\.global\.{kind}", body)) == loads
+        assert len(re.findall(rf"st\.global\.{kind}", body)) == stores
 
 
-SAMPLE = ["Identity", "Log", "Softplus", "Probit", "SoftClip", "SinhArcsinh", ptx.SUMS]
+SAMPLE = ["Identity", "Log", "Softplus", "Probit", "SoftClip", "SinhArcsinh", ptx.SUMS, ptx.RULES]
 
 
 @needs_nvcc
@@ -278,7 +281,7 @@ def test_registers_are_those_on_record(name: str) -> None:
     for assembled in (found, oldest):
         assert {key: a for key, a in assembled.items() if a.stack or a.spilled} == {}
     record = json.loads(ptx.REGISTERS.read_text())
-    assert set(record["registers"]) == {*NAMES, ptx.SUMS}
+    assert set(record["registers"]) == {*NAMES, ptx.SUMS, ptx.RULES}
     if record["ptxas"] == ptx.ptxas_version():
         assert {key: a.registers for key, a in found.items()} == record["registers"][name]
 
@@ -532,6 +535,11 @@ def test_what_ptx_leaves_open_differs_each_time() -> None:
 # --- The module ----------------------------------------------------------------------------------
 
 
+def window(address: int, size: int, writable: bool = False) -> ptx.Operand:
+    """Memory of this process."""
+    return address, np.frombuffer((ctypes.c_char * size).from_address(address), np.uint8), writable
+
+
 class Interpreted:
     """`fastmap._cuda` with the interpreter for a GPU, and the memory of this process for its memory."""
 
@@ -552,6 +560,31 @@ class Interpreted:
         module = ptx.module_of(NAMES[number])
         params = struct.pack("<QQQQQQQQQ", *(v for operand in operands for v in operand), n) + args
         module.run(module.kernel(ptx.OPS[op], kind), 2, params, memory)
+
+    def count_steps(self, device: int, stream: int, dtype: int, counts: bytes) -> None:
+        *_, at, scale, found, code, _, _, _, count = _cuda_step._COUNTS.unpack_from(counts)
+        given = ((at, 8 if code else 4), (scale, 4), (found, 4))
+        memory = [window(a, size) for a, size in given if a]
+        for i in range(count):
+            steps, scalars = _cuda_step._COUNTED_TENSOR.unpack_from(counts, _cuda_step._COUNTS.size + 16 * i)
+            memory += [window(steps, 4, True), window(scalars, 96, True)]
+        module = ptx.module_of(ptx.RULES)
+        (kernel,) = (k for k in module.names if f"6countsI{'fd'[dtype]}E" in k)
+        module.run(kernel, -(-count // ptx.THREADS), counts, memory)
+
+    def step(self, device: int, stream: int, map: int, dtype: int, tensors: bytes, args: bytes) -> None:
+        count, memory = _cuda_step._STEP.unpack_from(tensors)[6], []
+        for i in range(count):
+            *buffers, scalars, n, _, theta, gradient, moment, _ = _cuda_step._MOVED_TENSOR.unpack_from(
+                tensors, _cuda_step._STEP.size + 80 * i
+            )
+            for k, (a, code) in enumerate(
+                zip(buffers, (theta, gradient, dtype, moment, moment), strict=True)
+            ):
+                memory += [window(a, n * (4, 8, 2, 2)[code], k != 1)] if a else []
+            memory.append(window(scalars, 96))
+        module = ptx.module_of(NAMES[map])
+        module.run(module.kernel("step", DTYPES[dtype]), 2, tensors + args, memory)
 
     def sum_lanes(self, device: int, stream: int, dtype: int, x: int, lanes: int, rows: int, n: int) -> None:
         item, blocks = np.dtype(DTYPES[dtype]).itemsize, rows * -(-n // 4096)
@@ -743,6 +776,21 @@ def test_without_a_gpu_a_call_says_what_is_missing() -> None:
         _cuda.launch(0, 0, NAMES.index("Log"), 0, args, 5, x, none, none, out)
     with pytest.raises(RuntimeError, match=r"^CUDA: "):
         _cuda.sum_fold(0, 0, X, OUT, 1)
+    counts, tensors = bytes(136 + 247 * 16), bytearray(40 + 47 * 80)
+    tensors[32] = tensors[40 + 56] = 1  # one tensor, of one tile
+    with pytest.raises(RuntimeError, match=r"^CUDA: "):
+        _cuda.count_steps(0, 0, 0, counts)
+    with pytest.raises(RuntimeError, match=r"^CUDA: "):
+        _cuda.step(0, 0, 0, 0, bytes(tensors), args)
+    for given in (
+        (0, 0, bytes(9), args),
+        (0, 0, bytes(len(tensors)), args),
+        (len(NAMES), 0, bytes(tensors), args),
+    ):
+        with pytest.raises(ValueError, match=r"tensors|no such"):
+            _cuda.step(0, 0, *given)
+    with pytest.raises(ValueError, match="counts"):
+        _cuda.count_steps(0, 0, 0, b"")
     for wrong in (
         (len(NAMES), 0, args, 5, x, none, none, out),
         (0, len(ptx.OPS), args, 5, x, none, none, out),

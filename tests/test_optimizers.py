@@ -587,3 +587,28 @@ def test_learning_rates_of_theta_and_z():
     theta = torch.tensor([0.5, 2.0, 8.0], dtype=torch.float64)
     assert ft.convert_lr(0.01, theta, "log") == pytest.approx(0.005)
     assert ft.convert_lr(0.005, theta, "log", to="theta") == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_element_does_not_depend_on_its_neighbours(dtype):
+    """z beyond the codomain of a map, beside a NaN and beside ordinary numbers."""
+    m = fm.BoxCox(0.3)
+    z = torch.linspace(-6, 3, 60)
+
+    def stepped(gradients, part):
+        p = torch.nn.Parameter(torch.ones(60, dtype=dtype)[part])
+        optimizer = ft.SGD([p], 1.0, map=m)
+        optimizer.state[p]["z"].copy_(z[part])
+        p.grad = gradients[part].to(dtype)
+        optimizer.step()
+        return p.detach()
+
+    ordinary = torch.linspace(-2, 2, 60)
+    spoilt = ordinary.clone()
+    spoilt[40] = torch.nan
+    alone = torch.cat([stepped(ordinary, slice(i, i + 1)) for i in range(60)])
+    assert torch.equal(stepped(ordinary, slice(None)), alone)
+    together = stepped(spoilt, slice(None))
+    assert torch.isnan(together[40])
+    others = torch.arange(60) != 40
+    assert torch.equal(together[others], alone[others])

@@ -19,6 +19,7 @@
 extern "C" {
 FASTMAP_FOR_MAPS(FM_DECLARE, any)
 extern const fastmap::CudaSums fastmap_cuda_sums;
+extern const fastmap::CudaRules fastmap_cuda_rules;
 }
 
 namespace py = pybind11;
@@ -104,6 +105,14 @@ DType dtype_of(int code) {
   return DType(code);
 }
 
+template <class Params> Params params_of(const py::bytes& bytes, const char* name) {
+  const std::string_view given = bytes;
+  Params params;
+  if (given.size() != sizeof params) throw py::value_error(std::string(name) + ": not of its size");
+  std::memcpy(&params, given.data(), sizeof params);
+  return params;
+}
+
 using Address = std::pair<std::uintptr_t, int>;  // on the device, 0 for none; and what is there
 CudaBuffer buffer_of(const Address& a) {
   if (a.second < 0 || a.second >= kStorages) throw py::value_error("no such dtype");
@@ -121,10 +130,7 @@ void launch(int device, std::uintptr_t stream, int map, int op, const py::bytes&
   for (const CudaBuffer& b : buffers)
     if (b.data && (b.storage == kStoredFloat64) != (type == kFloat64))
       throw py::value_error("float64 and other dtypes in one call");
-  const std::string_view bytes = args;
-  ArgsBuffer constants;
-  if (bytes.size() != sizeof constants.bytes) throw py::value_error("args: not those of Program.steps");
-  std::memcpy(constants.bytes, bytes.data(), bytes.size());
+  auto constants = params_of<ArgsBuffer>(args, "args");
   void* params[] = {&buffers[0], &buffers[1], &buffers[2], &buffers[3], &n, constants.bytes};
   py::gil_scoped_release release;
   launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, kTables[map]->kernels[type][op], n,
@@ -155,6 +161,31 @@ void sum_pairs(int device, std::uintptr_t stream, std::uintptr_t from, std::uint
                 rows * ((n + 1) / 2), kCudaThreads, params);
 }
 
+// The constants of a step, of a CudaCounts.
+void count_steps(int device, std::uintptr_t stream, int dtype, const py::bytes& counts) {
+  const DType type = dtype_of(dtype);
+  auto c = params_of<CudaCounts>(counts, "counts");
+  if (c.count > kCudaCountedTensors) throw py::value_error("counts: too many tensors");
+  void* params[] = {&c};
+  py::gil_scoped_release release;
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, fastmap_cuda_rules.counts[type], c.count,
+                kCudaThreads, params);
+}
+
+// The step of the tensors of a CudaStep, which share a map.
+void step(int device, std::uintptr_t stream, int map, int dtype, const py::bytes& tensors,
+          const py::bytes& args) {
+  if (map < 0 || std::size_t(map) >= std::size(kTables)) throw py::value_error("no such map");
+  const DType type = dtype_of(dtype);
+  auto s = params_of<CudaStep>(tensors, "tensors");
+  if (s.count == 0 || s.count > kCudaStepTensors) throw py::value_error("tensors: too many, or none");
+  auto constants = params_of<ArgsBuffer>(args, "args");
+  void* params[] = {&s, constants.bytes};
+  py::gil_scoped_release release;
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, kTables[map]->steps[type],
+                s.tensors[s.count - 1].end, 1, params);
+}
+
 int device_count() {
   int n;
   check(cudaGetDeviceCount(&n));
@@ -168,6 +199,8 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("sum_lanes", &sum_lanes);
   m.def("sum_fold", &sum_fold);
   m.def("sum_pairs", &sum_pairs);
+  m.def("count_steps", &count_steps);
+  m.def("step", &step);
   m.def("device_count", &device_count);
   m.attr("RUNTIME") = CUDART_VERSION;
 }

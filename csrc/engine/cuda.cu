@@ -4,8 +4,7 @@
 // PTX is that of IEEE 754, and the bits are those of the CPU. tests/test_cuda.py runs this PTX without a GPU, which
 // it can as long as threads do not talk to each other.
 #include FM_MAP_HEADER
-#include "engine/cuda.hpp"
-#include "engine/lane.hpp"
+#include "engine/cuda_step.hpp"
 #include "math/half.hpp"
 
 namespace fastmap::FM_ISA {
@@ -138,6 +137,49 @@ template <class Map, Op op, class T> __global__ void __launch_bounds__(kCudaThre
   }
 }
 
+template <class Map, class T, class A>
+__device__ __forceinline__ void step_tile(Tile<T> tile, const CudaBuffer& theta, const CudaBuffer& gradient,
+                                          const CudaBuffer& z, const CudaBuffer& first,
+                                          const CudaBuffer& second, const CudaStep& s,
+                                          const StepScalars<T>& c, const A& a) {
+  tile.whole = tile.n - tile.begin >= kCudaThreads * Pack<T>::size && is_aligned(theta) &&
+               is_aligned(gradient) && is_aligned(z) && is_aligned(first) && is_aligned(second);
+  Pack<T> g = tile.load(gradient), old_z = tile.load(z), m{}, v{}, old_theta = tile.load(theta);
+  if (first.data) m = tile.load(first);
+  if (second.data) v = tile.load(second);
+#pragma unroll 1
+  for (int k = 0; k < Pack<T>::size; ++k) {
+    StepElement<T> e{g.v[0], old_z.v[0], m.v[0], v.v[0], old_theta.v[0]};
+    step_element<Map>(e, s, first.data, c, a);
+    push(g, T(0));
+    push(old_z, one_nan(e.z));
+    push(m, one_nan(e.m));
+    push(v, one_nan(e.v));
+    push(old_theta, e.theta);
+  }
+  tile.store(theta, old_theta);
+  tile.store(z, old_z);
+  if (first.data) tile.store(first, m);
+  if (second.data) tile.store(second, v);
+}
+
+// The step of the parameters that share a map. The tiles of all of them are counted in a row.
+template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
+    step_kernel(const CudaStep s, const typename Map::template Args<T> a) {
+  std::uint32_t k = 0;
+  std::uint64_t first = 0;
+  for (std::uint64_t t = blockIdx.x; t < s.tensors[s.count - 1].end; t += gridDim.x) {
+    for (; t >= s.tensors[k].end; ++k) first = s.tensors[k].end;
+    const CudaStepTensor& x = s.tensors[k];
+    const StepScalars<T>& c = *static_cast<const StepScalars<T>*>(x.scalars);
+    if (c.skip) continue;
+    const Storage in = sizeof(T) == 8 ? kStoredFloat64 : kStoredFloat32;
+    step_tile<Map, T>({(t - first) * kCudaThreads * Pack<T>::size, x.n, false}, {x.theta, x.theta_storage},
+                      {x.gradient, x.gradient_storage}, {x.z, in}, {x.first, x.moment_storage},
+                      {x.second, x.moment_storage}, s, c, a);
+  }
+}
+
 #define FM_KERNEL(op, T) reinterpret_cast<const void*>(&kernel<FM_MAP, op, T>)
 #define FM_KERNELS(T)                                               \
   {FM_KERNEL(kForward, T),          FM_KERNEL(kJacobian, T),        \
@@ -145,7 +187,9 @@ template <class Map, Op op, class T> __global__ void __launch_bounds__(kCudaThre
    FM_KERNEL(kInverse, T),          FM_KERNEL(kInverseJacobian, T), \
    FM_KERNEL(kInverseLogAbsDet, T), FM_KERNEL(kInverseLogAbsDetGrad, T)}
 
-CudaTable table() { return {{FM_KERNELS(float), FM_KERNELS(double)}}; }
+#define FM_STEP(T) reinterpret_cast<const void*>(&step_kernel<FM_MAP, T>)
+
+CudaTable table() { return {{FM_KERNELS(float), FM_KERNELS(double)}, {FM_STEP(float), FM_STEP(double)}}; }
 
 }  // namespace
 }  // namespace fastmap::FM_ISA

@@ -22,6 +22,46 @@ struct CudaBuffer {
 // out may be one of the others. The bytes of Args are those of an ArgsBuffer, from the front.
 struct CudaTable {
   const void* kernels[kDTypes][kOps];
+  const void* steps[kDTypes];  // (CudaStep, Args<T> a): the step of an optimizer
+};
+
+// The step of an optimizer (step.hpp) in two launches, and without a word from the host: csrc/engine/cuda_rules.cu
+// makes its constants of what lies on the device, by one thread per parameter, and counts the step. Then kernels of
+// the maps move the parameters that share a map, many in one launch.
+constexpr std::size_t kScalarsBytes = 96;  // the constants of one parameter: StepScalars of cuda_step.hpp
+constexpr std::uint32_t kCudaStepTensors = 47,
+                        kCudaCountedTensors = 247;  // in one launch, of 4 KB of arguments
+
+struct CudaCounts {
+  double lr, weight_decay;
+  RuleArgs args;                        // without lr, decay, bias1, bias2, first
+  const void* lr_at;                    // where not null, in place of lr
+  const float *grad_scale, *found_inf;  // what gradients were multiplied by; not 0: no step. Null: neither
+  Storage lr_storage;
+  std::uint32_t rule, decays_z, maximize, count;
+  struct Tensor {
+    float* steps;
+    void* scalars;
+  } tensors[kCudaCountedTensors];
+};
+
+struct CudaStepTensor {
+  void *theta, *gradient, *z, *first, *second;  // no moment: null
+  const void* scalars;
+  std::uint64_t n, end;  // elements; tiles of the launch up to those of this tensor
+  Storage theta_storage, gradient_storage, moment_storage;
+  std::uint32_t unused;
+};
+
+struct CudaStep {
+  double clamp_low, clamp_high;
+  std::uint32_t rule, gradient, decay, decoupled, count, unused;
+  CudaStepTensor tensors[kCudaStepTensors];
+};
+static_assert(sizeof(CudaStep) + sizeof(ArgsBuffer) <= 4096 && sizeof(CudaCounts) <= 4096);
+
+struct CudaRules {
+  const void* counts[kDTypes];  // (CudaCounts), one thread for each tensor
 };
 
 // Sums, csrc/engine/cuda_sum.cu; one thread for what is named in [].

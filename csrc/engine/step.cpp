@@ -4,6 +4,7 @@
 
 #include "engine/blocks.hpp"
 #include "engine/float_mode.hpp"
+#include "rules/rule.hpp"
 
 namespace fastmap {
 namespace {
@@ -38,11 +39,19 @@ struct StepSpace {
   Held theta, z, first, second;
 };
 
-// As far as z lies in the codomain; where it does not, from its nearest point. NaN stays NaN.
+// As far as z lies in the codomain; where it does not, from its nearest point, in the type that z is kept in. NaN stays
+// NaN, and what becomes of its neighbours does not depend on it.
 void from_z(const Row& row, Storage storage, Op op, const void* z, void* out, std::size_t m,
             Scratch& scratch) {
-  if (!compute(row, storage, op, z, out, m, Policy::clip, scratch))
-    compute(row, storage, op, z, out, m, Policy::nan, scratch);
+  const Storage computed = computed_in(storage);
+  if (compute(row, computed, op, z, out, m, Policy::clip, scratch)) return;
+  const std::size_t item = compute_size(storage);
+  for (std::size_t i = 0; i < m; ++i) {
+    const void* from = static_cast<const char*>(z) + i * item;
+    void* to = static_cast<char*>(out) + i * item;
+    if (!compute(row, computed, op, from, to, 1, Policy::clip, scratch))
+      compute(row, computed, op, from, to, 1, Policy::nan, scratch);
+  }
 }
 
 // dL/dz of a block, up to weight decay.
@@ -153,14 +162,6 @@ void step_block(const StepTensor& t, const Layout& l, std::size_t index, std::si
   if (l.data[kSecond]) s.second.put_back(w, t.moments, l, kSecond, index, m);
 }
 
-// 1 - beta^step by squaring, in double as torch has it: libm differs by platform.
-double bias_correction(double beta, std::uint64_t step) {
-  double power = 1;
-  for (; step; step /= 2, beta *= beta)
-    if (step % 2) power *= beta;
-  return 1 - power;
-}
-
 std::vector<Segment> segments_of(const std::vector<StepTensor>& tensors) {
   std::vector<Segment> segments;
   for (const StepTensor& t : tensors) {
@@ -174,10 +175,7 @@ std::vector<Segment> segments_of(const std::vector<StepTensor>& tensors) {
 
 RuleArgs at_step(RuleArgs args, std::uint64_t number) {
   FloatMode mode;
-  args.bias1 = bias_correction(args.beta1, number);
-  args.bias2 = bias_correction(args.beta2, number);
-  args.first = number == 1;
-  return args;
+  return FM_ISA::at_step(args, number);
 }
 
 void step(const std::vector<StepTensor>& tensors, double factor) {

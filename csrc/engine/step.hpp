@@ -4,14 +4,9 @@
 #include <vector>
 
 #include "engine/dispatch.hpp"
+#include "engine/step_modes.hpp"
 
 namespace fastmap {
-
-// How the gradient in theta becomes one in z: by the derivative dtheta/dz; as it is (mirror descent); or by the
-// derivative held inside [clamp_low, clamp_high].
-enum class Gradient { chain, dual, clamped };
-// What weight decay shrinks.
-enum class Decay { none, z, theta };
 
 // What the parameters of one group share in a step.
 struct StepGroup {

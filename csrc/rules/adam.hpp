@@ -11,7 +11,7 @@ struct Adam {
   template <class T> struct Constants {
     T rest1, beta2, rest2, decay, step_size, correction, eps;
   };
-  template <class T> static Constants<T> prepare(const RuleArgs& a) {
+  template <class T> FM_INLINE static Constants<T> prepare(const RuleArgs& a) {
     return {T(1 - a.beta1),    T(a.beta2),           T(1 - a.beta2), T(a.decay),
             T(a.lr / a.bias1), T(1 / sqrt(a.bias2)), T(a.eps)};
   }

@@ -10,7 +10,7 @@ struct Lion {
   template <class T> struct Constants {
     T rest1, rest2, decay, lr;
   };
-  template <class T> static Constants<T> prepare(const RuleArgs& a) {
+  template <class T> FM_INLINE static Constants<T> prepare(const RuleArgs& a) {
     return {T(1 - a.beta1), T(1 - a.beta2), T(a.decay), T(a.lr)};
   }
   template <class T> FM_INLINE static T update(T g, T z, T& m, T&, const Constants<T>& a) {

@@ -7,3 +7,23 @@
 
 #include "engine/abi.hpp"
 #include "math/ops.hpp"
+
+namespace fastmap::FM_ISA {
+
+// 1 - beta^step by squaring, in double as torch has it: libm differs by platform.
+FM_INLINE double bias_correction(double beta, std::uint64_t step) {
+  double power = 1;
+  for (; step; step /= 2, beta *= beta)
+    if (step % 2) power *= beta;
+  return 1 - power;
+}
+
+// The arguments of a step of this number, from 1 on.
+FM_INLINE RuleArgs at_step(RuleArgs args, std::uint64_t number) {
+  args.bias1 = bias_correction(args.beta1, number);
+  args.bias2 = bias_correction(args.beta2, number);
+  args.first = number == 1;
+  return args;
+}
+
+}  // namespace fastmap::FM_ISA

@@ -10,7 +10,7 @@ template <bool momentum> struct Sgd {
   template <class T> struct Constants {
     T momentum_factor, rest, lookahead, direct, decay, lr;
   };
-  template <class T> static Constants<T> prepare(const RuleArgs& a) {
+  template <class T> FM_INLINE static Constants<T> prepare(const RuleArgs& a) {
     const bool first = a.first;
     return {first ? T(0) : T(a.beta1),
             first ? T(1) : T(1 - a.dampening),

@@ -17,6 +17,7 @@ from fastmap._numpy_map import NumPyMap
 from fastmap._shards import is_sharded
 from fastmap._structured import StructuredMap
 from fastmap.maps import Identity
+from fastmap.torch import _cuda_step
 from fastmap.torch._rows import RowSurgery, own_counts
 
 if TYPE_CHECKING:
@@ -98,12 +99,17 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         RuntimeError. Edits through ``.data`` are invisible: call `resync`.
     foreach, fused : bool, optional
         Accepted and ignored: a step is always one native call.
-    capturable, differentiable : bool
-        ValueError where True: there is no CUDA graph to capture on the CPU, and autograd cannot record a
-        native step.
+    capturable : bool
+        A step on CUDA tensors always is. ValueError where True and a parameter is on the CPU.
+    differentiable : bool
+        ValueError where True: autograd cannot record a native step.
 
     Notes
     -----
+    On CUDA tensors a step reads nothing back: counts lie on the device, and so may a tensor `lr` and what
+    GradScaler gives. Not there yet: chains, inverses and arrays of parameters as a map, `max_norm`,
+    `nonfinite`, masks and DTensors, each refused by NotImplementedError.
+
     Parameters may be DTensors, as ``fully_shard`` makes them: every process moves its part, arrays of a map
     are cut along, z and the moments are DTensors too. Processes meet only for `max_norm`, `nonfinite`, a
     ``found_inf`` of GradScaler, and gradients that lie otherwise than their parameter.
@@ -133,8 +139,6 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        if capturable:
-            raise ValueError("capturable: must be False, there is no CUDA graph to capture on the CPU")
         if differentiable:
             raise ValueError("differentiable: must be False, autograd cannot record a native step")
         if max_norm is not None and not max_norm > 0:
@@ -145,7 +149,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         self.max_norm, self.norm_space = max_norm, norm_space
         self.nonfinite, self.on_edit = nonfinite, on_edit
         self.skipped = 0
-        self._stepper = _core.Stepper()
+        self._capturable = capturable
+        self._stepper, self._cuda_stepper = _core.Stepper(), _cuda_step.CudaStepper()
         self._versions: dict[Tensor, Any] = {}
         self._cut_maps: dict[Tensor, Map] = {}
         shared = {
@@ -184,8 +189,10 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             raise
 
     def _check(self, group: dict[str, Any]) -> None:
-        """Refuse options that make no sense."""
+        """Refuse options that make no sense; a learning rate on a GPU is not read."""
         for name in ("lr", "weight_decay", "eps", "momentum", "dampening"):
+            if name == "lr" and _cuda_step.on_cuda(group[name]):
+                continue
             if name in group and not 0 <= float(group[name]) < math.inf:
                 raise ValueError(f"{name}: must not be negative, got {group[name]}")
         for beta in group.get("betas", ()):
@@ -206,9 +213,12 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         name = self._name(group, index)
         _refuse(p, name)
         _native.row_strides(group["map"], tuple(p.shape), name)
+        self._refuse_device(p, group, name)
         dtype = computed_dtype(p)
         state = self.state[p]
-        state["step"] = torch.tensor(0.0, dtype=torch.float32)
+        state["step"] = torch.zeros(
+            (), dtype=torch.float32, device=p.device if _cuda_step.on_cuda(p) else "cpu"
+        )
         if z is None:
             z = self._to_z(p, group, name)
         else:  # theta may have saturated: f(theta) need not exist
@@ -220,9 +230,28 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             state[key] = torch.zeros_like(p, dtype=moments, requires_grad=False)
         self._versions[p] = _shards.version(p)
 
+    def _refuse_device(self, p: Tensor, group: dict[str, Any], name: str) -> None:
+        """Refuse options that the device of a parameter has no step for."""
+        if not _cuda_step.on_cuda(p):
+            if self._capturable:
+                raise ValueError("capturable: must be False, there is no CUDA graph to capture on the CPU")
+            if _cuda_step.on_cuda(group["lr"]):
+                raise ValueError(f"lr: is on {group['lr'].device}, {name} on the CPU; use a number")
+            return
+        if self.max_norm is not None or self.nonfinite != "ignore":
+            raise NotImplementedError(
+                f"{name}: max_norm and nonfinite have no step on CUDA tensors yet; use "
+                "torch.nn.utils.clip_grad_norm_ before the step"
+            )
+        _cuda_step.refuse(p, group["map"], group["lr"], name)
+
     @staticmethod
     def _to_z(p: Tensor, group: dict[str, Any], name: str) -> Tensor:
         theta = p.detach().to(computed_dtype(p))
+        if _cuda_step.on_cuda(p):
+            z = forward(theta, group["map"], invalid="nan")
+            _refuse_undefined(~(torch.isfinite(theta) & torch.isfinite(z)), group["map"], name, "values")
+            return z
         try:
             return forward(theta, group["map"], out=torch.empty_like(theta))
         except DomainError as error:
@@ -275,19 +304,27 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and self._found_anywhere(float(found_inf)):
+        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        on_host = not all(_cuda_step.on_cuda(p) for group in self.param_groups for p in group["params"])
+        if found_inf is not None and on_host and self._found_anywhere(float(found_inf)):
             return loss
-        scale = getattr(self, "grad_scale", None)
-        factor = 1.0 if scale is None else 1 / float(scale)
+        factor = 1.0 if scale is None or not on_host else 1 / float(scale)
 
         rows, groups, moved = self._rows(mask)
-        self._prepare(rows, groups, moved)
-        factor = self._clipped(factor, rows, moved)
+        there = [i for i, row in enumerate(rows) if _cuda_step.on_cuda(row[3])]
+        here = [i for i in range(len(rows)) if i not in there] if there else list(range(len(rows)))
+        own, of = [rows[i] for i in here], [moved[i] for i in here]
+        if there:
+            self._prepare_cuda([rows[i] for i in there], [moved[i] for i in there])
+        self._prepare(own, groups, of)
+        factor = self._clipped(factor, own, of)
         if math.isnan(factor):
             self.skipped += 1
             return loss
         self._stepper.step(factor)
+        if there:
+            rates = [group["lr"] for group in self.param_groups]
+            self._cuda_stepper.step(groups, rates, scale, found_inf)
         written: list[Tensor] = []
         for row, (p, *_) in zip(rows, moved, strict=True):
             written += (b for b in (row[3], *row[5:8]) if b is not None)
@@ -344,6 +381,10 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
                 continue
             if is_sharded(p):
                 raise ValueError(f"mask: {name} is sharded, and its rows belong to several processes")
+            if _cuda_step.on_cuda(p):
+                raise NotImplementedError(
+                    f"mask: {name} is on {p.device}, where rows have no step of their own yet"
+                )
             if m.dtype is not torch.bool or m.device.type != "cpu" or p.ndim == 0 or m.shape != p.shape[:1]:
                 raise ValueError(
                     f"mask: expected a bool tensor of shape {tuple(p.shape[:1])} on the CPU for {name}, "
@@ -359,6 +400,14 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         bad = self._stepper.prepare(rows, groups)
         if bad >= 0 or any(type(row[4]) not in _shards.PLAIN or row[4].is_neg() for row in rows):
             self._explain(bad, rows, moved)
+
+    def _prepare_cuda(self, rows: list[tuple[Any, ...]], moved: list[Any]) -> None:
+        """The same of what lies on GPUs."""
+        for p, group, index, _ in moved:
+            self._refuse_device(p, group, self._name(group, index))
+        self._cuda_stepper.prepare(
+            rows, lambda i: self._explain_row(rows[i], moved[i]), lambda i: self._name(*moved[i][1:3])
+        )
 
     def _map(self, p: Tensor, group: dict[str, Any]) -> Map:
         """The map of what this process holds of a parameter."""
@@ -397,7 +446,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             bool(group["decoupled_weight_decay"]),
             float(group["weight_decay"]),
             bool(group["maximize"]),
-            float(group["lr"]),
+            0.0 if _cuda_step.on_cuda(group["lr"]) else float(group["lr"]),
             float(beta1),
             float(beta2),
             float(group.get("eps", 0.0)),
@@ -441,33 +490,37 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
 
     def _explain(self, bad: int, rows: list[Any], moved: list[Any]) -> None:
         """Raise what is wrong with a parameter that the native step cannot take."""
-        numbers = range(len(rows)) if bad < 0 else [bad]
-        for i in numbers:
-            p, grad, z, *moments, count = rows[i][3:9]
-            group, index = moved[i][1:3]
-            name = self._name(group, index)
-            _refuse(p, name)
-            _refuse_memory(grad, f"{name}: gradient")
-            if grad.shape != p.shape:
-                raise ValueError(f"{name}: gradient of shape {tuple(grad.shape)} for {tuple(p.shape)}")
-            if computed_dtype(grad) != computed_dtype(p):
-                raise TypeError(f"{name}: gradient of dtype {grad.dtype} for {p.dtype}; {_SUPPORTED}")
-            dtypes: tuple[torch.dtype, ...] = (computed_dtype(p),)
-            for key, buffer in (("z", p if z is None else z), *zip(self._moments, moments, strict=False)):
-                if buffer is None:
-                    continue
-                _refuse_memory(buffer, f"{name}: its state {key!r}")
-                if buffer.shape != p.shape or buffer.stride() != p.stride():
-                    raise ValueError(f"{name}: its state {key!r} has another layout than the parameter")
-                if buffer.dtype not in dtypes:
-                    raise TypeError(f"{name}: its state {key!r} has dtype {buffer.dtype}; {_SUPPORTED}")
-                dtypes = (computed_dtype(p), torch.bfloat16) if key == "z" else (buffer.dtype,)
-            if not (count >= 0).all():
-                raise ValueError(f"{name}: step: must not be negative, got {float(count.min()):g}")
+        for i in range(len(rows)) if bad < 0 else [bad]:
+            name = self._explain_row(rows[i], moved[i])
+            if not (rows[i][8] >= 0).all():
+                raise ValueError(f"{name}: step: must not be negative, got {float(rows[i][8].min()):g}")
         if bad >= 0:
             raise ValueError(
                 f"{name}: its memory overlaps that of its gradient, its state or another parameter"
             )
+
+    def _explain_row(self, row: tuple[Any, ...], moved: tuple[Any, ...]) -> str:
+        """Raise what is wrong with the buffers of a parameter; its name."""
+        p, grad, z, *moments = row[3:8]
+        group, index = moved[1:3]
+        name = self._name(group, index)
+        _refuse(p, name)
+        _refuse_memory(grad, f"{name}: gradient")
+        if grad.shape != p.shape:
+            raise ValueError(f"{name}: gradient of shape {tuple(grad.shape)} for {tuple(p.shape)}")
+        if computed_dtype(grad) != computed_dtype(p):
+            raise TypeError(f"{name}: gradient of dtype {grad.dtype} for {p.dtype}; {_SUPPORTED}")
+        dtypes: tuple[torch.dtype, ...] = (computed_dtype(p),)
+        for key, buffer in (("z", p if z is None else z), *zip(self._moments, moments, strict=False)):
+            if buffer is None:
+                continue
+            _refuse_memory(buffer, f"{name}: its state {key!r}")
+            if buffer.shape != p.shape or buffer.stride() != p.stride():
+                raise ValueError(f"{name}: its state {key!r} has another layout than the parameter")
+            if buffer.dtype not in dtypes:
+                raise TypeError(f"{name}: its state {key!r} has dtype {buffer.dtype}; {_SUPPORTED}")
+            dtypes = (computed_dtype(p), torch.bfloat16) if key == "z" else (buffer.dtype,)
+        return name
 
     def _edited(self, p: Tensor, group: dict[str, Any], index: int) -> None:
         if self.on_edit == "raise":
@@ -502,11 +555,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         fresh = forward(theta.to(z.dtype), m, invalid="nan")
         # theta on a bound has no finite z, and needs none where it comes from one.
         changed = inverse(z, m, invalid="nan").to(p.dtype) != theta
-        if (bad := changed & ~torch.isfinite(fresh)).any():
-            first = tuple(int(i) for i in bad.nonzero()[0])
-            count = int(bad.sum())
-            text = f"{name}: {count} edited values are outside the domain of {m!r}, first at index {first}"
-            raise DomainError(text, name, count, first)
+        _refuse_undefined(changed & ~torch.isfinite(fresh), m, name, "edited values")
         return torch.where(changed, fresh, z)
 
     def state_dict(self) -> dict[str, Any]:
@@ -576,7 +625,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         self._start(p, group, index, saved.get("z"))
         state = self.state[p]
         if "step" in saved:
-            state["step"] = torch.as_tensor(saved["step"], dtype=torch.float32).clone()
+            device = state["step"].device
+            state["step"] = torch.as_tensor(saved["step"], dtype=torch.float32, device=device).clone()
         for key in state.keys() & saved.keys() - {"step", "z"}:
             state[key].copy_(saved[key])
         if "z" in state and saved and "z" not in saved:  # no maps there: moments of the gradient in theta
@@ -587,12 +637,12 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        names = ("max_norm", "norm_space", "nonfinite", "on_edit", "skipped")
+        names = ("max_norm", "norm_space", "nonfinite", "on_edit", "skipped", "_capturable")
         return {**state, **{name: getattr(self, name) for name in names}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._stepper = _core.Stepper()
+        self._stepper, self._cuda_stepper = _core.Stepper(), _cuda_step.CudaStepper()
         self._cut_maps = {}
         self._versions = {p: _shards.version(p) for group in self.param_groups for p in group["params"]}
 
@@ -609,14 +659,21 @@ def _refuse(p: Tensor, name: str) -> None:
         raise ValueError(f"{name}: its memory is not dense")
 
 
+def _refuse_undefined(bad: Tensor, m: Map, name: str, what: str) -> None:
+    if bad.any():
+        first, count = tuple(int(i) for i in bad.nonzero()[0]), int(bad.sum())
+        text = f"{name}: {count} {what} are outside the domain of {m!r}, first at index {first}"
+        raise DomainError(text, name, count, first)
+
+
 def _refuse_memory(x: Tensor, name: str) -> None:
-    """Tensors that are not numbers in the memory of this machine, to be read as they lie there."""
+    """Tensors that are not numbers in memory, to be read as they lie there."""
     kind = type(x.detach())
     if kind is not Tensor or x.is_nested:
         what = "nested tensor" if kind is Tensor else f"tensor subclass {kind.__name__}"
         raise TypeError(f"{name}: {what} is not supported")
-    if x.device.type != "cpu":
-        raise ValueError(f"{name}: device {x.device} is not supported; use a CPU tensor")
+    if x.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name}: device {x.device} is not supported; use a tensor on the CPU or on CUDA")
     if x.layout is not torch.strided:
         raise TypeError(f"{name}: layout {x.layout} is not supported; use a dense tensor")
     if x.dtype not in _STORED:

@@ -9,12 +9,19 @@ import torch
 from torch import Tensor
 
 from fastmap import _native, _shards
+from fastmap.torch import _cuda_step
 
 
 def own_counts(p: Tensor, state: dict[str, Any]) -> None:
     """From here on every row of a parameter counts its own steps."""
     if state["step"].ndim == 0:
         state["step"] = state["step"].repeat(len(p))
+
+
+def _refuse_own_counts(chosen: Iterable[tuple[Tensor, dict[str, Any], str]]) -> None:
+    for p, _, name in chosen:
+        if _cuda_step.on_cuda(p):
+            raise NotImplementedError(f"{name}: rows on CUDA tensors cannot count their own steps yet")
 
 
 class RowSurgery:
@@ -74,6 +81,7 @@ class RowSurgery:
             theta outside the domain of its map. Nothing has been changed.
         """
         chosen = self._chosen(rows)
+        _refuse_own_counts(chosen)
         added = []
         for p, group, name in chosen:
             theta = rows[p].detach()
@@ -111,6 +119,8 @@ class RowSurgery:
         """
         chosen = self._chosen(params, whole=rows is None)
         index = None if rows is None else self._index(rows, chosen)
+        if rows is not None:
+            _refuse_own_counts(chosen)
         fresh = [self._synced_z(p, group, name, index) for p, group, name in chosen]
         for (p, _, _), z in zip(chosen, fresh, strict=True):
             state = self.state[p]

@@ -1,0 +1,224 @@
+"""Steps of mapped optimizers on CUDA tensors: every check, then launches on the current stream.
+
+Nothing is allocated, copied or waited for: what a step depends on besides its buffers lies on the device.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastmap import _shards, _torch_cuda
+from fastmap._map import Map
+
+_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+# As csrc/engine/cuda.hpp has them: how many tensors a launch takes, and its parameters.
+_COUNTED, _MOVED, _TILE_BYTES, _SCALARS_BYTES = 247, 47, 4096, 96
+_COUNTS = struct.Struct("<2d8d2?6x3Qi4I4x")
+_COUNTED_TENSOR = struct.Struct("<2Q")
+_STEP = struct.Struct("<2d6I")
+_MOVED_TENSOR = struct.Struct("<8Q3iI")
+
+Row = tuple[Any, ...]  # as MappedOptimizer._rows has them
+
+
+def on_cuda(x: object) -> bool:
+    """Whether x lies on a GPU."""
+    return isinstance(x, Tensor) and x.is_cuda
+
+
+def native_step(program: Any, has_arrays: bool, dtype: torch.dtype, name: str) -> tuple[int, bytes]:
+    """The number of the elementary map that a program is, and its constants for parameters of this dtype."""
+    steps = [] if has_arrays else program.steps(_CODES[dtype])
+    if len(steps) == 1 and not steps[0][1]:
+        return steps[0][0], steps[0][2]
+    raise NotImplementedError(
+        f"{name}: its map has no step on CUDA tensors yet, which takes single maps of the catalog with "
+        "numbers as parameters; use fastmap.torch.Mapped, which wraps an optimizer of torch"
+    )
+
+
+def refuse(p: Tensor, m: Map, lr: Any, name: str) -> None:
+    """What cannot be a parameter on a GPU, with its map and its learning rate."""
+    if _shards.is_sharded(p):
+        raise NotImplementedError(f"{name}: sharded parameters have no step on CUDA yet")
+    native_step(m.program, m.shape != (), p.dtype, name)
+    if on_cuda(lr):
+        if lr.numel() != 1 or lr.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"lr: expected one float32 or float64, got {lr.dtype} of shape {tuple(lr.shape)}"
+            )
+        if lr.device != p.device:
+            raise ValueError(f"lr: device {lr.device} differs from {p.device} of {name}")
+
+
+class _Launch(NamedTuple):
+    """One kernel for some tensors of a group."""
+
+    device: int
+    group: int
+    dtype: int
+    map: int
+    args: bytes
+    n: int
+    tensors: bytes
+
+
+class CudaStepper:
+    """The steps of one optimizer, as `_core.Stepper` has them for CPU tensors."""
+
+    def __init__(self) -> None:
+        self._signature: list[Any] = []
+        self._counts: list[_Launch] = []
+        self._moves: list[_Launch] = []
+        self._scalars: list[Tensor] = []  # the last one of a device is in use, others by graphs perhaps
+
+    def prepare(
+        self, rows: Sequence[Row], check: Callable[[int], object], name: Callable[[int], str]
+    ) -> None:
+        """Every check of the buffers, by `check` and here, if they are others than last time."""
+        signature = [_signature(row) for row in rows]
+        if signature == self._signature:
+            return
+        for i, row in enumerate(rows):
+            check(i)
+            _refuse_row(row, name(i))
+        _refuse_overlaps(rows, name)
+        self._plan(rows, name)
+        self._signature = signature
+
+    def _plan(self, rows: Sequence[Row], name: Callable[[int], str]) -> None:
+        counted, moved = [], []
+        place: dict[torch.device, int] = {}
+        for device in {row[3].device for row in rows}:
+            place[device] = self._room(device, sum(row[3].device == device for row in rows))
+        for i, (program, strides, group, theta, grad, z, first, second, step, _) in enumerate(rows):
+            native, args = native_step(program, strides != (), theta.dtype, name(i))
+            dtype = int(theta.dtype is torch.float64)
+            where, scalars = theta.get_device(), place[theta.device]
+            place[theta.device] += _SCALARS_BYTES
+            counted.append(((where, group, dtype, 0, b""), (step.data_ptr(), scalars)))
+            z = theta if z is None else z
+            buffers = [0 if x is None else x.data_ptr() for x in (theta, grad, z, first, second)]
+            codes = (_CODES[(z if x is None else x).dtype] for x in (theta, grad, first))
+            if theta.numel():
+                moved.append(
+                    ((where, group, dtype, native, args), (*buffers, scalars, theta.numel(), *codes))
+                )
+        self._counts = [
+            _Launch._make((*key, len(part), b"".join(_COUNTED_TENSOR.pack(*t) for t in part)))
+            for key, part in _parts(counted, _COUNTED)
+        ]
+        self._moves = [
+            _Launch._make((*key, len(part), _moved_tensors(part, key[2])))
+            for key, part in _parts(moved, _MOVED)
+        ]
+
+    def _room(self, device: torch.device, rows: int) -> int:
+        """The address of the scalars of so many parameters."""
+        for x in reversed(self._scalars):
+            if x.device == device and x.numel() >= rows * _SCALARS_BYTES:
+                return x.data_ptr()
+        self._scalars.append(torch.empty(rows * _SCALARS_BYTES, dtype=torch.uint8, device=device))
+        return self._scalars[-1].data_ptr()
+
+    def step(self, groups: Sequence[Row], rates: Sequence[Any], grad_scale: Any, found_inf: Any) -> None:
+        """Count and move. groups: as `_core.Stepper` takes them; rates: the learning rates."""
+        native = _torch_cuda.module()
+        streams = {c.device: torch._C._cuda_getCurrentRawStream(c.device) for c in self._counts}
+        scales = {d: (_on_device(grad_scale, d), _on_device(found_inf, d)) for d in streams}
+        for c in self._counts:
+            rule, _, _, _, decay, decoupled, weight_decay, maximize, lr, b1, b2, eps, dampening, nesterov = (
+                groups[c.group]
+            )
+            rate = rates[c.group]
+            at, code = (rate.data_ptr(), _CODES[rate.dtype]) if on_cuda(rate) else (0, 0)
+            scale, found = (0 if x is None else x.data_ptr() for x in scales[c.device])
+            head = _COUNTS.pack(
+                lr, weight_decay, 0, b1, b2, eps, dampening, 1, 1, 1, False, nesterov, at, scale, found, code,
+                rule, decay == 1 and decoupled, maximize, c.n,
+            )  # fmt: skip
+            tensors = c.tensors.ljust(_COUNTED * _COUNTED_TENSOR.size, b"\0")
+            native.count_steps(c.device, streams[c.device], c.dtype, head + tensors)
+        for s in self._moves:
+            rule, gradient, low, high, decay, decoupled, *_ = groups[s.group]
+            head = _STEP.pack(low, high, rule, gradient, decay, decoupled, s.n, 0)
+            tensors = s.tensors.ljust(_MOVED * _MOVED_TENSOR.size, b"\0")
+            native.step(s.device, streams[s.device], s.map, s.dtype, head + tensors, s.args)
+
+
+def _signature(row: Row) -> tuple[Any, ...]:
+    """What `prepare` depends on."""
+    buffers = tuple(
+        (type(x), x.data_ptr(), x.dtype, x.shape, x.stride(), x.device)
+        for x in row[3:9]
+        if isinstance(x, Tensor) and x.layout is torch.strided
+    )
+    return (row[0], row[2], row[4].is_neg(), row[9], *buffers)
+
+
+def _parts(given: list[tuple[Any, Any]], most: int) -> Iterator[tuple[Any, list[Any]]]:
+    """By key, in parts of at most so many."""
+    for key, group in groupby(sorted(given, key=lambda pair: pair[0]), key=lambda pair: pair[0]):
+        tensors = [t for _, t in group]
+        for start in range(0, len(tensors), most):
+            yield key, tensors[start : start + most]
+
+
+def _moved_tensors(part: list[Any], dtype: int) -> bytes:
+    end, packed, tile = 0, b"", _TILE_BYTES // (8 if dtype else 4)
+    for *addresses, n, theta, gradient, moment in part:
+        end += -(-n // tile)
+        packed += _MOVED_TENSOR.pack(*addresses, n, end, theta, gradient, moment, 0)
+    return packed
+
+
+def _on_device(x: Any, device: int) -> Tensor | None:
+    """A number of GradScaler, which has it on the device already."""
+    if x is None or (isinstance(x, Tensor) and x.dtype is torch.float32 and x.get_device() == device):
+        return x
+    return torch.as_tensor(x, dtype=torch.float32, device=torch.device("cuda", device))
+
+
+def _refuse_row(row: Row, name: str) -> None:
+    """What kernels cannot take, of buffers that are in order otherwise."""
+    theta, grad, z, *moments, step = row[3:9]
+    if step.ndim or row[9] is not None:
+        raise NotImplementedError(f"{name}: rows that count their own steps have no step on CUDA yet")
+    if any(n > 1 and a != b for n, a, b in zip(theta.shape, grad.stride(), theta.stride(), strict=True)):
+        raise ValueError(
+            f"{name}: gradient of strides {grad.stride()} for {theta.stride()}; on CUDA they must be those "
+            "of the parameter"
+        )
+    if step.dtype is not torch.float32:
+        raise TypeError(f"{name}: its state 'step' has dtype {step.dtype}, expected torch.float32")
+    for x, what in (
+        (grad, "gradient"),
+        (z, "state 'z'"),
+        *((m, "moment") for m in moments),
+        (step, "state 'step'"),
+    ):
+        if x is not None and x.device != theta.device:
+            raise ValueError(f"{name}: its {what} is on {x.device}, the parameter on {theta.device}")
+        if x is not None and x.data_ptr() % x.element_size():
+            raise ValueError(f"{name}: its {what} does not lie at a multiple of its element size")
+
+
+def _refuse_overlaps(rows: Sequence[Row], name: Callable[[int], str]) -> None:
+    spans = []
+    for i, row in enumerate(rows):
+        for k, x in enumerate(row[3:9]):
+            if x is not None and x.numel():
+                spans.append((x.data_ptr(), x.data_ptr() + x.numel() * x.element_size(), i, k == 1))
+    written = read = 0  # up to where memory is, so far
+    for begin, end, i, is_input in sorted(spans):
+        if begin < written or (not is_input and begin < read):
+            raise ValueError(
+                f"{name(i)}: its memory overlaps that of its gradient, its state or another parameter"
+            )
+        written, read = (written, max(read, end)) if is_input else (max(written, end), read)
