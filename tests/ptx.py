@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,11 +100,8 @@ class Module:
         if not handle:
             raise RuntimeError(error.value.decode())
         self._handle = ctypes.c_void_p(handle)
+        weakref.finalize(self, interpreter().ptx_free, self._handle)
         self.names = interpreter().ptx_names(self._handle).decode().split()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            interpreter().ptx_free(self._handle)
 
     def kernel(self, op: str, dtype: type) -> str:
         """The name of the kernel of an operation, or of "step"."""

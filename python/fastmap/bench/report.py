@@ -173,11 +173,12 @@ def ratios_picture(rows: Sequence[Row]) -> Any:
             axes.annotate(f" {best[1]:.1f} {best[0]}", (best[1], at), va="center", fontsize=7)
     axes.axvline(1, color="k", lw=1)
     axes.set_yticks(range(len(large)), [f"{r['map']} {r['direction']}" for r in reversed(large)])
+    axes.set_ylim(-0.7, len(large) - 0.3)
     axes.set_xscale("log")
     axes.set_xlim(right=axes.get_xlim()[1] * 2.2)
     axes.set_xlabel("time of the fastest peer / time of fastmap")
     axes.set_title(f"{large[0]['dtype']}, {large[0]['elements']} elements, {large[0]['threads']} threads")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     return figure
 
 
