@@ -197,6 +197,7 @@ def test_rows_of_any_size_are_not_singular() -> None:
         (lambda: fm.Linear([]), ValueError, "matrix: expected n x n"),
         (lambda: fm.Linear(np.ones((2, 2))), ValueError, "matrix: is singular within rounding"),
         (lambda: fm.Linear([[1, 0], [0, 0]]), ValueError, "matrix: is singular, row 1 is 0"),
+        (lambda: fm.Linear([[1, 0], [0, 5e-324]]), ValueError, "matrix: row 1 is too small"),
         (lambda: fm.Linear([[1, np.nan], [0, 1]]), ValueError, "matrix: has numbers that are not finite"),
         (lambda: fm.Linear("a"), TypeError, "matrix: expected numbers, got str"),
         (lambda: fm.Linear(np.eye(2), np.ones(3)), ValueError, r"shift: shape \(3,\) differs from \(2,\)"),

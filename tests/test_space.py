@@ -69,7 +69,7 @@ def test_files(tmp_path: Path) -> None:
         ({"version": 1, "params": {}}, "at least one"),
         ({"version": 1, "param": {}}, "param: a space has no such entry"),
         ({"version": 2, "params": {}}, "version: expected 1, got 2"),
-        ([], "has no attribute"),
+        ([], "expected a table of version and params"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, data: Any, message: str) -> None:

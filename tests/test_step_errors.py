@@ -418,6 +418,31 @@ def change(key, of):
             "saved with the map",
         ),
         (lambda saved: saved["param_groups"][0].update(lr=-1.0), ValueError, "lr: must not be negative"),
+        (lambda saved: saved.pop("state"), ValueError, "state_dict: is damaged, .*'state'"),
+        (lambda saved: saved["param_groups"].append({}), ValueError, "state_dict: is damaged"),
+        (lambda saved: saved["state"].update({0: 1}), ValueError, "state_dict: is damaged"),
+        (lambda saved: saved["state"][0].update(step=10**400), ValueError, "state_dict: is damaged"),
+        (lambda saved: saved["state"][0].update(step=-1), ValueError, "steps of w are no counts"),
+        (
+            lambda saved: saved["state"][0].update(step=torch.ones(2)),
+            ValueError,
+            "steps of w are no counts",
+        ),
+        (
+            lambda saved: saved["state"][0].update(exp_avg=torch.zeros(SHAPE).to_sparse()),
+            ValueError,
+            "'exp_avg' of w is torch.sparse_coo",
+        ),
+        (
+            lambda saved: saved["param_groups"][0].update(maximize=torch.zeros(0)),
+            ValueError,
+            "state_dict: is damaged",
+        ),
+        (
+            lambda saved: saved["param_groups"][0].update(moments_dtype=1),
+            TypeError,
+            "moments_dtype: expected",
+        ),
     ],
 )
 def test_a_checkpoint_is_refused_before_anything_is_taken_over(spoil, error, text):

@@ -281,3 +281,13 @@ def test_a_storage_of_others_runs_no_code(storage: str, tmp_path: Path, where: s
     searches.load(storage).result()  # to look at it is no risk
     assert len(fm.minimize(bowl, SPACE, **{**arguments, "method": "tpe"}, resume=True).history) == 25
     assert not evil.place.exists()
+
+
+@pytest.mark.parametrize("lost", ['"z:lr"', '"lr"'])
+def test_a_damaged_journal_is_refused(tmp_path: Path, lost: str) -> None:
+    path = tmp_path / "journal"
+    fm.minimize(bowl, SPACE, method="random", budget=2, storage=path)
+    before, trials = path.read_text().split('"z:lr"', 1)
+    path.write_text(before + ('"z:lr"' + trials).replace(lost, '"gone"'))
+    with pytest.raises(ValueError, match="storage: its trials are damaged"):
+        searches.load(path)

@@ -61,10 +61,14 @@ class Linear(StructuredMap):
         even = a / size[:, None]
         if not np.linalg.cond(even) * len(a) * _EPS < 1:
             raise ValueError("matrix: is singular within rounding, so that theta does not give z")
+        with np.errstate(over="ignore"):
+            inverse = np.linalg.inv(even) / size
+        if not np.isfinite(inverse).all():
+            raise ValueError(f"matrix: row {int(size.argmin())} is too small, its inverse overflows")
         set_field = object.__setattr__
         set_field(self, "_matrix", a)
         set_field(self, "origin", origin)
-        set_field(self, "_inverse", np.linalg.inv(even) / size)
+        set_field(self, "_inverse", inverse)
         set_field(self, "_log_det", float(np.linalg.slogdet(even)[1] + np.log(size).sum()))
 
     @property

@@ -181,17 +181,34 @@ class Map:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Map:
-        """The map that `to_json` described."""
+        """The map that `to_json` described.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Data that describes no map, or one with parameters that it cannot have.
+        """
+        try:
+            return Map._from_json(data)
+        except KeyError as error:
+            raise ValueError(f"map: the entry {error} is missing") from error
+        except OverflowError as error:
+            raise ValueError(f"map: {error}") from error
+        except RecursionError:
+            raise ValueError("map: it is nested too deeply") from None
+
+    @staticmethod
+    def _from_json(data: Mapping[str, Any]) -> Map:
         rest = dict(data)
         name = rest.pop("map")
         if name == "chain":
-            return Chain(*(Map.from_json(m) for m in rest["maps"]))
+            return Chain(*(Map._from_json(m) for m in rest["maps"]))
         if name == "inverse":
-            return Inverse(Map.from_json(rest["of"]))
+            return Inverse(Map._from_json(rest["of"]))
         if name == "sliced":
             from fastmap._rows import side_by_side
 
-            return side_by_side(*((Map.from_json(m), tuple(shape)) for m, shape in rest["pieces"]))
+            return side_by_side(*((Map._from_json(m), tuple(shape)) for m, shape in rest["pieces"]))
         if name == "table":
             from fastmap._table import Table
 

@@ -390,18 +390,29 @@ class Space(Mapping[str, Param]):
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Space:
-        """The space that `to_json` described."""
+        """The space that `to_json` described.
+
+        Raises
+        ------
+        ValueError
+            Data that describes no space; the error names the parameter.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"space: expected a table of version and params, got {data!r}")
         if data.get("version") != _JSON_VERSION:
             raise ValueError(f"version: expected {_JSON_VERSION}, got {data.get('version')!r}")
         if unknown := sorted(set(data) - {"version", "params"}):
             raise ValueError(f"{unknown[0]}: a space has no such entry; known: version, params")
         params = {}
-        for name, row in data.get("params", {}).items():
+        rows = data.get("params", {})
+        if not isinstance(rows, Mapping):
+            raise ValueError(f"params: expected a table of parameters by name, got {rows!r}")
+        for name, row in rows.items():
             if not isinstance(row, Mapping):
                 raise ValueError(f"{name}: expected a table of low, high, map, ...; got {row!r}")
             try:
                 params[name] = Param.from_json(row)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise ValueError(f"{name}: {error}") from error
         return Space(params)
 
@@ -415,14 +426,16 @@ class Space(Mapping[str, Param]):
             A file that is no such thing; the error names the file.
         """
         path = Path(path)
-        text = path.read_text()
         try:
+            text = path.read_text()
             if path.suffix != ".toml":
                 return Space.from_json(json.loads(text))
             reader = "tomllib" if sys.version_info >= (3, 11) else "tomli"
             return Space.from_json(need(reader, "search").loads(text))
-        except (ValueError, AttributeError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        except RecursionError:
+            raise ValueError(f"{path}: it is nested too deeply") from None
 
     def save(self, path: str | Path) -> None:
         """Write the JSON file that `load` reads."""

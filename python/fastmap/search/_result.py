@@ -245,7 +245,8 @@ class Result:
             single = not isinstance(data["direction"], list)
             points = [data["best"]] if single else data["best"]
             if (Path(directory) / "best.npz").exists():
-                with np.load(Path(directory) / "best.npz") as large:
+                # Opened here: NumPy leaves a damaged archive open.
+                with (Path(directory) / "best.npz").open("rb") as file, np.load(file) as large:
                     for key, value in large.items():
                         number, _, name = key.partition(":")
                         points[int(number)][name] = value
@@ -273,8 +274,8 @@ class Result:
                 data.get("gradient", False),
                 tuple(map(Choice.from_json, data.get("choices", ()))),
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: no result of a search: {error}") from error
+        except Exception as error:  # of any reader: those of damaged archives have errors of their own
+            raise ValueError(f"{path}: no result of a search: {error!r}") from error
 
 
 def front(history: Sequence[Record], direction: str | Sequence[str]) -> list[Record]:

@@ -230,7 +230,7 @@ def stored_space(storage: Any, name: str) -> tuple[Space, list[str]]:
         if name not in known:
             raise ValueError(f"name: no search {name!r} in this storage; it has {', '.join(known) or 'none'}")
         study = _latest(optuna, backend, name)
-    if SPACE not in study.user_attrs:
+    if SPACE not in study.user_attrs or not study.directions:
         raise ValueError(f"name: {name!r} was not made by fastmap")
     return Space.from_json(study.user_attrs[SPACE]), [d.name.lower() for d in study.directions]
 
@@ -375,8 +375,20 @@ def add_record(study: Any, space: Space, record: Record) -> None:
 
 
 def stored_records(study: Any, space: Space) -> list[Record]:
-    """The finished trials of a study as records."""
-    records = []
+    """The finished trials of a study as records.
+
+    Raises
+    ------
+    ValueError
+        A trial without the numbers of the space, as in a damaged storage.
+    """
+    try:
+        return list(_records(study, space))
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"storage: its trials are damaged: {error!r}") from error
+
+
+def _records(study: Any, space: Space) -> Iterator[Record]:
     trials = study.get_trials(deepcopy=False)
     lost = retried(trials)
     for trial in trials:
@@ -384,6 +396,8 @@ def stored_records(study: Any, space: Space) -> list[Record]:
         if not trial.state.is_finished() or not drawn or not counts(trial):
             continue
         theta = arrays(studies.params(trial))
+        if missing := sorted(space.keys() - theta.keys()):
+            raise KeyError(missing[0])
         z = studies.gather(space, trial.params)
         loss: Any = float("nan")
         if trial.values is not None and trial.state.name == "COMPLETE":
@@ -393,8 +407,7 @@ def stored_records(study: Any, space: Space) -> list[Record]:
         error = trial.user_attrs.get(ERROR)
         if trial.number in lost:
             error = f"lost with its process; queued again as {lost[trial.number]}"
-        records.append(Record(trial.number, theta, z, loss, trial.state.name, error))
-    return records
+        yield Record(trial.number, theta, z, loss, trial.state.name, error)
 
 
 def _json(theta: dict[str, Any]) -> Any:

@@ -202,6 +202,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         _one_of("decay_space", group["decay_space"], _DECAYS)
         if group.get("nesterov") and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("nesterov: needs a momentum and no dampening")
+        if not isinstance(group["moments_dtype"], torch.dtype | None):
+            raise TypeError(f"moments_dtype: expected a dtype of torch, got {group['moments_dtype']!r}")
         low, high = group["clamp"]
         if not 0 <= low <= high:
             raise ValueError(f"clamp: expected 0 <= low <= high, got {group['clamp']}")
@@ -578,9 +580,22 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
 
         Raises
         ------
-        ValueError
-            The groups differ, or their maps do.
+        ValueError, TypeError
+            The groups differ, or their maps do; or this is no such state. The optimizer is as it was.
         """
+        try:
+            groups = self._saved_groups(state_dict, resync)
+        except (AttributeError, LookupError, OverflowError, RuntimeError) as error:
+            raise ValueError(f"state_dict: is damaged, or none of an optimizer: {error!r}") from error
+        saved_groups = state_dict["param_groups"]
+        super().load_state_dict({**state_dict, "param_groups": groups})
+        for saved, group in zip(saved_groups, self.param_groups, strict=True):
+            other_map = saved.get("map", group["map"].to_json()) != group["map"].to_json()
+            for index, (number, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
+                self._load(p, group, index, {} if other_map else state_dict["state"].get(number, {}))
+
+    def _saved_groups(self, state_dict: dict[str, Any], resync: bool) -> list[dict[str, Any]]:
+        """The groups with the options that were saved; nothing is taken over yet."""
         saved_groups = state_dict["param_groups"]
         if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.param_groups]:
             raise ValueError("state_dict: its groups of parameters differ from those of this optimizer")
@@ -599,20 +614,21 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             {**own, **saved, "map": m} for own, saved, m in zip(own_options, saved_groups, maps, strict=True)
         ]
         for group in groups:
-            self._check(group)
-        super().load_state_dict({**state_dict, "param_groups": groups})
-        for saved, group in zip(saved_groups, self.param_groups, strict=True):
-            other_map = saved.get("map", group["map"].to_json()) != group["map"].to_json()
-            for index, (number, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
-                self._load(p, group, index, {} if other_map else state_dict["state"].get(number, {}))
+            self._native_group(group)  # which looks at every option
+        return groups
 
     def _check_saved(self, saved: dict[str, Any], p: Tensor, name: str) -> None:
         """Refuse the state of another parameter."""
-        for key in saved.keys() & self.state[p].keys() - {"step"}:
+        step = torch.as_tensor(saved.get("step", 0), dtype=torch.float32)
+        if step.shape not in ((), p.shape[:1]) or not (step >= 0).all():
+            raise ValueError(f"state_dict: the steps of {name} are no counts, one or one per row: {step}")
+        for key in saved.keys() & ({"z"} | self.state[p].keys()) - {"step"}:
             value = saved[key]
             if not isinstance(value, Tensor) or value.shape != p.shape:
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"state_dict: {key!r} of {name} is {shape}, expected {tuple(p.shape)}")
+            if value.layout != p.layout:
+                raise ValueError(f"state_dict: {key!r} of {name} is {value.layout}, expected {p.layout}")
             if is_sharded(value) != is_sharded(p):
                 raise TypeError(
                     f"state_dict: {key!r} of {name} is a {type(value).__name__}, the parameter a "
