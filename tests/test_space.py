@@ -70,6 +70,8 @@ def test_files(tmp_path: Path) -> None:
         ({"version": 1, "param": {}}, "param: a space has no such entry"),
         ({"version": 2, "params": {}}, "version: expected 1, got 2"),
         ([], "expected a table of version and params"),
+        ({"version": 1, "params": {"a": {"shape": [1.5]}}}, "a: shape: expected whole numbers"),
+        ({"version": 1, "params": {"a": {"shape": [2, -1]}}}, "a: shape: must not be negative"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, data: Any, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -56,9 +57,9 @@ class Param:
     ------
     ValueError
         ``low >= high``, bounds that are not finite, not whole for integers, or outside the domain of the map;
-        a shape without rows for a structured map, or a box of theta for one.
+        a negative shape, one without rows for a structured map, or a box of theta for one.
     TypeError
-        A dtype other than float32 and float64.
+        A dtype other than float32 and float64; a shape of anything but whole numbers.
     """
 
     low: float | None
@@ -93,7 +94,7 @@ class Param:
         set_field(self, "low", None if low is None else float(low))
         set_field(self, "high", None if high is None else float(high))
         set_field(self, "map", None if map is None else resolve(map))
-        set_field(self, "shape", (shape,) if isinstance(shape, int) else tuple(shape))
+        set_field(self, "shape", _lengths(shape))
         set_field(self, "dtype", None if dtype is None else np.dtype(dtype))
         set_field(self, "integer", integer)
         set_field(self, "init", init)
@@ -465,6 +466,17 @@ def _views(flat: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Arra
     if tuple(flat.shape) != (size,):
         raise ValueError(f"flat: shape {tuple(flat.shape)} differs from ({size},)")
     return {name: flat[part].reshape(shapes[name]) for name, part in parts.items()}
+
+
+def _lengths(shape: Any) -> tuple[int, ...]:
+    """The shape of an array."""
+    try:
+        lengths = tuple(map(operator.index, (shape,) if isinstance(shape, int) else shape))
+    except TypeError:
+        raise TypeError(f"shape: expected whole numbers, got {shape!r}") from None
+    if lengths and min(lengths) < 0:
+        raise ValueError(f"shape: must not be negative, got {shape!r}")
+    return lengths
 
 
 def _interval(given: Any) -> tuple[float, float]:
