@@ -204,6 +204,17 @@ def test_a_file_that_is_no_journal(tmp_path: Path, text: str) -> None:
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("successor", ["fastmap", "none", ["fastmap"]])
+def test_a_search_that_no_other_succeeds(tmp_path: Path, successor: Any) -> None:
+    path = str(tmp_path / "s.journal")
+    fm.minimize(bowl, SPACE, storage=path, budget=1)
+    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
+    study = optuna.load_study(study_name="fastmap", storage=backend)
+    study.set_user_attr("fastmap:successor", successor)
+    with pytest.raises(ValueError, match="which leads nowhere"):
+        searches.load(path)
+
+
 def test_nothing_to_load(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="storage: no file"):
         searches.load(tmp_path / "none.journal")

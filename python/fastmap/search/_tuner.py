@@ -197,7 +197,13 @@ def carried(
 def _latest(optuna: Any, backend: Any, name: str) -> Any:
     """The study of that name, or what succeeds it."""
     study = optuna.load_study(study_name=name, storage=backend)
+    seen = [name]
     while (successor := study.user_attrs.get(_SUCCESSOR)) is not None:
+        if successor in seen or successor not in optuna.get_all_study_names(backend):
+            raise ValueError(
+                f"storage: {study.study_name!r} is succeeded by {successor!r}, which leads nowhere"
+            )
+        seen.append(successor)
         study = optuna.load_study(study_name=successor, storage=backend)
     return study
 
