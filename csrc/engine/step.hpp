@@ -1,6 +1,7 @@
 // One step of an optimizer on mapped parameters: theta is what the model sees, z is what moves.
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 #include "engine/dispatch.hpp"
@@ -35,6 +36,8 @@ struct StepTensor {
   Storage gradient, moments;
   const StepGroup* group;
   RuleArgs args;  // of this step, where all rows have one count
+  // Where an operand that changes has its old values elsewhere: how far from the new ones, in bytes.
+  std::ptrdiff_t old[kOperands] = {};
 };
 
 // Moves z by its rule along factor times the gradient, and theta with it. Where z does not move, theta keeps its
