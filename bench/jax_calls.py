@@ -105,12 +105,17 @@ class Step:
 
 
 def overhead(rounds: int) -> dict[str, float]:
-    """Seconds of a call on eight numbers, compiled: nothing, `jnp.log`, fastmap."""
+    """Seconds of a call on eight numbers, compiled: nothing, `jnp.log`, fastmap; steps of Adam."""
     x = jnp.ones(8)
+    optimizer, plain = fj.adam(1e-3, map="softplus"), optax.adam(1e-3)
+    state, inner = optimizer.init(x), plain.init(x)
+    step, update = jax.jit(optimizer.step), jax.jit(plain.update)
     calls = {
         "negative": jax.jit(lambda x: -x),
         "jnp.log": jax.jit(jnp.log),
         "fastmap": jax.jit(lambda x: fm.forward(x, "log")),
+        "optax's Adam": lambda x: update(x, inner),
+        "fastmap's Adam": lambda x: step(x, state, x),
     }
     return medians({name: lambda f=f: done(f(x)) for name, f in calls.items()}, 1000 * rounds)
 
