@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import fastmap as fm
+import fastmap.jax
 
 SIZE = 100_000  # several blocks, so that the engine's threads take part
 
@@ -23,18 +24,27 @@ def many(x: jax.Array) -> jax.Array:
     return sum(part[::-1] + part for part in parts)
 
 
+optimizer = fastmap.jax.adam(0.1, map="softplus")
+step = jax.jit(optimizer.step)
+
+
 def threads() -> None:
     devices = jax.devices()
     assert len(devices) == 4
     x = [jax.device_put(jnp.linspace(1 + i, 2 + i, SIZE), devices[i % 4]) for i in range(8)]
     expected = [np.asarray(many(a)) for a in x]
     host = [np.asarray(a) for a in x]
+    states = [optimizer.init(a) for a in x]
+    moved = [np.asarray(step(a, s, a)[0]) for a, s in zip(x, states, strict=True)]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
             compiled = [pool.submit(many, a) for a in x]
+            stepped = [pool.submit(step, a, s, a) for a, s in zip(x, states, strict=True)]
             eager = [pool.submit(fm.forward, a, "log") for a in host + x]
             for future, value in zip(compiled, expected, strict=True):
                 np.testing.assert_array_equal(np.asarray(future.result()), value)
+            for future, value in zip(stepped, moved, strict=True):
+                np.testing.assert_array_equal(np.asarray(future.result()[0]), value)
             for future in eager:
                 assert np.isfinite(future.result()).all()
     print("threads")

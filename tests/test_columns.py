@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -99,6 +99,35 @@ def test_any_array_by_dlpack() -> None:
     np.testing.assert_array_equal(fm.forward(OnlyDLPack(np.arange(1, 4)), "log"), np.log(np.arange(1, 4)))
     with pytest.raises(TypeError, match=r"^theta: OnlyDLPack cannot be seen .* on the CPU"):
         fm.forward(OnlyDLPack(None), "log")
+
+
+class OnGPU(OnlyDLPack):
+    """What CuPy's arrays offer: an address that the CPU cannot read, and no way to NumPy unasked."""
+
+    __cuda_array_interface__: ClassVar = {
+        "shape": (3,),
+        "typestr": "<f8",
+        "data": (4096, False),
+        "version": 3,
+    }
+
+    def __array__(self, *args: Any, **options: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+
+def test_an_array_on_a_gpu_is_refused_with_its_fix() -> None:
+    there = OnGPU(None)
+    for call, name in (
+        (lambda: fm.forward(there, "log"), "theta"),
+        (lambda: fm.inverse(there, "log"), "z"),
+        (lambda: fm.log_abs_det(there, "log"), "theta"),
+        (lambda: fm.pullback(there, VALUES, "log"), "grad_theta"),
+    ):
+        with pytest.raises(TypeError, match=rf"^{name}: OnGPU lies on a GPU.*torch\.from_dlpack\(x\)"):
+            call()
 
 
 def test_buffers_and_lists() -> None:

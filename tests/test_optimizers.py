@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -612,3 +613,22 @@ def test_an_element_does_not_depend_on_its_neighbours(dtype):
     assert torch.isnan(together[40])
     others = torch.arange(60) != 40
     assert torch.equal(together[others], alone[others])
+
+
+def test_optimizers_of_many_threads_at_once() -> None:
+    """A step lets other Python threads run; each has an optimizer of its own."""
+
+    def train(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        p = torch.nn.Parameter(torch.rand(7, 143, generator=generator) * 0.9 + 0.05)
+        names = list(MAPS)
+        optimizer = ft.Adam([p], 0.01, map=MAPS[names[seed % len(names)]])
+        for _ in range(50):
+            p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+        return p.detach()
+
+    expected = [train(seed) for seed in range(32)]
+    with ThreadPoolExecutor(16) as pool:
+        for result, value in zip(pool.map(train, range(32)), expected, strict=True):
+            assert torch.equal(result, value)

@@ -117,7 +117,8 @@ inline bool borrow_array(py::handle object, Plain& plain) {
 // A tensor whose type offers DLPack's C exchange interface. What that does not tell (requires_grad, negative
 // bit) is the caller's to check.
 inline bool borrow_tensor(py::handle object, Plain& plain) {
-  static std::unordered_map<PyTypeObject*, decltype(dlpack::ExchangeApi::tensor_from_py)> known;
+  // Of each thread: a Python without a GIL has threads here at the same time.
+  thread_local std::unordered_map<PyTypeObject*, decltype(dlpack::ExchangeApi::tensor_from_py)> known;
   PyTypeObject* type = Py_TYPE(object.ptr());
   auto found = known.find(type);
   if (found == known.end()) {

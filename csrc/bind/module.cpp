@@ -232,11 +232,9 @@ class Stepper {
   }
 
   bool add(const py::tuple& t, int row, std::vector<Span>& spans) {
-    StepTensor tensor{{t[0].cast<const BoundProgram*>(), kStoredFloat32, {}},
-                      kStoredFloat32,
-                      kStoredFloat32,
-                      &groups_.at(t[2].cast<std::size_t>()),
-                      {}};
+    const Program* program = t[0].cast<const BoundProgram*>();
+    const StepGroup& group = groups_.at(t[2].cast<std::size_t>());
+    StepTensor tensor{{program, kStoredFloat32, {}}, kStoredFloat32, kStoredFloat32, &group, {}};
     const py::tuple parameter_rows = t[1];
     Layout& layout = tensor.segment.layout;
     bind::Plain theta;
@@ -422,7 +420,8 @@ PYBIND11_MODULE(_core, m) {
   });
   m.attr("XLA_HANDLERS") = py::dict(
       py::arg("apply") = py::capsule(reinterpret_cast<void*>(&xla::apply), "xla._CUSTOM_CALL_TARGET"),
-      py::arg("log_det") = py::capsule(reinterpret_cast<void*>(&xla::log_det), "xla._CUSTOM_CALL_TARGET"));
+      py::arg("log_det") = py::capsule(reinterpret_cast<void*>(&xla::log_det), "xla._CUSTOM_CALL_TARGET"),
+      py::arg("step") = py::capsule(reinterpret_cast<void*>(&xla::step), "xla._CUSTOM_CALL_TARGET"));
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", &num_threads);
   active_isa();   // an unavailable FASTMAP_ISA is an error at import,

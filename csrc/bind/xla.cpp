@@ -1,5 +1,6 @@
 #include "bind/xla.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <functional>
@@ -11,7 +12,7 @@
 #include <string>
 #include <utility>
 
-#include "engine/dispatch.hpp"
+#include "engine/step.hpp"
 
 namespace fastmap::xla {
 namespace {
@@ -173,9 +174,14 @@ class Call {
       segments.push_back({part.program.get(), storage_of(x_.dtype), layout(part, sliced)});
   }
 
+  void expect_like_x(const Buffer& b, bool dtype) const {
+    expect(
+        b.rank == x_.rank && std::equal(b.dims, b.dims + b.rank, x_.dims) && (!dtype || b.dtype == x_.dtype),
+        "shape or dtype");
+  }
+
   void bind(Operand operand, const Buffer& b) {
-    expect(b.rank == x_.rank && std::equal(b.dims, b.dims + b.rank, x_.dims) && b.dtype == x_.dtype,
-           "shape or dtype");
+    expect_like_x(b, true);
     const std::size_t item = stored_size(storage_of(b.dtype));
     std::size_t bytes = item;
     for (std::int64_t d = 0; d < b.rank; ++d) bytes *= std::size_t(b.dims[d]);
@@ -242,6 +248,88 @@ class Call {
   std::shared_ptr<const Maps> maps_;
 };
 
+// The argument that is one number.
+const void* scalar(const Buffer& b, int dtype) {
+  expect(b.rank == 0 && b.dtype == dtype, "scalar");
+  return b.data;
+}
+
+StepGroup group_of(const Frame& frame, std::int64_t operand) {
+  Reader<std::int64_t> rule(frame, "rule", kS64);
+  Reader<double> given(frame, "numbers", kF64);
+  std::vector<double> n = given.rest();
+  constexpr std::size_t count = 8;
+  expect(n.size() == count, "numbers");
+  if (operand < frame.args.size) {
+    const Buffer& b = buffer(frame.args, operand);
+    expect(b.rank == 1 && std::size_t(b.dims[0]) == count && (b.dtype == kF32 || b.dtype == kF64), "numbers");
+    for (std::size_t i = 0; i < count; ++i)
+      if (n[i] != n[i])
+        n[i] = b.dtype == kF64 ? static_cast<const double*>(b.data)[i] : static_cast<const float*>(b.data)[i];
+  }
+  const auto below = [&](std::int64_t end) {
+    const std::int64_t value = rule.next();
+    expect(value >= 0 && value < end, "rule");
+    return int(value);
+  };
+  StepGroup g{Rule(below(kRules)),
+              Gradient(below(3)),
+              n[0],
+              n[1],
+              Decay(below(3)),
+              below(2) != 0,
+              n[2],
+              below(2) != 0,
+              {}};
+  g.args = {n[3], n[4], n[5], n[6], n[7], 1, 1, 1, false, below(2) != 0};
+  return g;
+}
+
+// One parameter, whose buffers are dense and in C order.
+class OneStep {
+ public:
+  OneStep(const Frame& frame, const Call& call, const StepGroup& group, std::int64_t moments)
+      : call_(call), tensor{call.segments.at(0), kStoredFloat32, kStoredFloat32, &group, {}} {
+    const Storage theta = tensor.segment.storage;
+    bind(kOut, buffer(frame.args, 0), &buffer(frame.results, 0));
+    tensor.gradient = bind(kG, buffer(frame.args, 1), nullptr);
+    tensor.moments = bind(kX, buffer(frame.args, 2), &buffer(frame.results, 1));
+    expect(tensor.gradient == theta && tensor.moments == computed_in(theta), "shape or dtype");
+    for (std::int64_t i = 0; i < moments; ++i)
+      expect(tensor.moments ==
+                 bind(i ? kSecond : kFirst, buffer(frame.args, 4 + i), &buffer(frame.results, 2 + i)),
+             "shape or dtype");
+    const auto count = *static_cast<const std::int32_t*>(scalar(buffer(frame.args, 3), kS32));
+    expect(count >= 0, "count");
+    tensor.args = at_step(group.args, std::uint64_t(count) + 1);
+  }
+
+ private:
+  Storage bind(Operand operand, const Buffer& from, const Buffer* to) {
+    call_.expect_like_x(from, false);
+    const Storage storage = storage_of(from.dtype);
+    Layout& layout = tensor.segment.layout;
+    const auto item = std::ptrdiff_t(stored_size(storage));
+    std::ptrdiff_t stride = item;
+    for (std::size_t d = layout.dims.size(); d-- > 0; stride *= std::ptrdiff_t(layout.dims[d].length))
+      layout.dims[d].strides[operand] = stride;
+    layout.data[operand] = static_cast<char*>(from.data);
+    if (!to) return storage;
+    call_.expect_like_x(*to, false);
+    expect(to->dtype == from.dtype, "shape or dtype");
+    layout.data[operand] = static_cast<char*>(to->data);
+    tensor.old[operand] = static_cast<char*>(from.data) - layout.data[operand];
+    if (tensor.old[operand] && std::size_t(stride) >= kLarge)
+      advise_huge_pages(to->data, std::size_t(stride));
+    return storage;
+  }
+
+  const Call& call_;
+
+ public:
+  StepTensor tensor;
+};
+
 // Answers the question for the version, or runs the call; errors go back to XLA, which raises them.
 template <class Work> Error* handle(Frame* frame, const Work& work) {
   std::string message;
@@ -292,6 +380,18 @@ Error* log_det(Frame* frame) {
       else
         static_cast<float*>(out.data)[r] = float(total);
     }
+  });
+}
+
+Error* step(Frame* frame) {
+  return handle(frame, [&] {
+    const Call call(*frame);
+    const std::int64_t moments = frame->results.size - 2;
+    expect(call.segments.size() == 1, "map");
+    const StepGroup group = group_of(*frame, 4 + moments);
+    const int least = group.rule == kAdam ? 2 : group.rule == kLion ? 1 : 0;
+    expect(moments >= least && moments <= std::max(least, 1), "moments");
+    fastmap::step({OneStep(*frame, call, group, moments).tensor}, 1.0);
   });
 }
 

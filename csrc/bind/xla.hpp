@@ -35,7 +35,7 @@ struct MetadataExtension {
   Metadata* metadata;
 };
 
-enum DType { kF16 = 10, kF32 = 11, kF64 = 12, kBF16 = 16, kS64 = 5 };
+enum DType { kF16 = 10, kF32 = 11, kF64 = 12, kBF16 = 16, kS32 = 4, kS64 = 5 };
 struct Buffer {
   std::size_t struct_size;
   Extension* extensions;
@@ -105,5 +105,14 @@ struct Frame {
 // - `argument`, text: the name of x in errors.
 Error* apply(Frame* frame);    // (x), or (x, g) for out = op(x) * g, to (out)
 Error* log_det(Frame* frame);  // (x) to (sums) or (sums, values)
+
+// A step of an optimizer: (theta, gradient, z, count, moments..., numbers?) to (theta, z, moments...), in place where
+// XLA gives a result the memory of its argument. `count`, an int32, is how many steps were taken. `program`, `params`
+// and `argument` are those of the map, with operations that do not matter; two attributes more say what the step is:
+// - `rule`, integers: the rule, how gradients come to z, what decays, whether apart from the gradient, whether to
+//   ascend, whether Nesterov's.
+// - `numbers`, doubles: the range of "clamped", weight decay, learning rate, beta1, beta2, epsilon, dampening. NaN: it
+//   is in the argument `numbers`, at the same place; so a number may change and nothing is compiled anew.
+Error* step(Frame* frame);
 
 }  // namespace fastmap::xla

@@ -68,6 +68,23 @@ void pull_back(const StepTensor& t, const Row& row, const void* g, const void* z
   engine.multiply[dtype](s.gradient, s.slope, s.gradient, m);
 }
 
+// Old values that lie elsewhere come to where the new ones will be, block by block: the step finds them in the cache.
+void bring_old(const StepTensor& t, const Layout& l, Operand operand, std::size_t index, std::size_t m,
+               std::size_t item) {
+  const std::ptrdiff_t distance = t.old[operand];
+  if (!distance || !l.data[operand]) return;
+  if (l.contiguous(operand, index, m, item)) {
+    char* block = l.at(operand, index);
+    std::memcpy(block, block + distance, m * item);
+    return;
+  }
+  unsigned char buffer[kStepBytes];
+  Layout from = l;
+  from.data[operand] += distance;
+  gather(from, operand, index, m, item, buffer);
+  scatter(l, buffer, index, m, item, operand);
+}
+
 // In one loop where there is one for this map and rule and nothing is unusual.
 bool fused_step(const StepTensor& t, const Row& row, const Layout& l, std::size_t index, std::size_t m,
                 double factor, StepSpace& s) {
@@ -127,6 +144,9 @@ void step_block(const StepTensor& t, const Layout& l, std::size_t index, std::si
   const std::size_t bytes = m * compute_size(storage);
   const double decay_rate = group.args.lr * group.weight_decay;
   const Row& row = w.steps(t.segment, l, index);
+  bring_old(t, l, kOut, index, m, stored_size(storage));
+  bring_old(t, l, kX, index, m, stored_size(computed));
+  for (const Operand o : {kFirst, kSecond}) bring_old(t, l, o, index, m, stored_size(t.moments));
   if (fused_step(t, row, l, index, m, factor, s)) return;
 
   s.theta.take(w, storage, l, kOut, index, m);

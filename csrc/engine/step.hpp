@@ -1,6 +1,7 @@
 // One step of an optimizer on mapped parameters: theta is what the model sees, z is what moves.
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 #include "engine/dispatch.hpp"
@@ -31,6 +32,8 @@ struct StepTensor {
   Storage gradient, moments;
   const StepGroup* group;
   RuleArgs args;  // of this step, where all rows have one count
+  // Where an operand that changes has its old values elsewhere: how far from the new ones, in bytes.
+  std::ptrdiff_t old[kOperands] = {};
 
   bool is_z() const { return segment.layout.data[kOut] == segment.layout.data[kX]; }  // theta
 };

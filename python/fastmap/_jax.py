@@ -22,7 +22,7 @@ from fastmap._info import __version__
 from fastmap._map import Map, Sliced
 from fastmap._native import Axis
 
-_DTYPES = {np.dtype(t) for t in (np.float32, np.float64, np.float16, jnp.bfloat16)}
+FLOATS = {np.dtype(t) for t in (np.float32, np.float64, np.float16, jnp.bfloat16)}
 
 # A program that XLA has kept on disk knows maps by their number: another catalog is another function.
 _CATALOG = zlib.crc32(" ".join(entry["name"] for entry in _core.catalog()).encode())
@@ -175,15 +175,54 @@ def _log_det_jvp(
     return results, tuple(moved)
 
 
+def step(
+    map: Map,
+    rule: Sequence[int],
+    numbers: Sequence[Any],
+    buffers: tuple[jax.Array, ...],
+    count: jax.Array,
+    *,
+    keep_theta: bool,
+) -> tuple[jax.Array, ...]:
+    """The new theta, z and moments of one parameter.
+
+    buffers: theta, gradient, z, moments. rule and numbers are those of ``csrc/bind/xla.hpp``; of the numbers,
+    those that are arrays become an operand, so that another value is no other program. z and the moments are
+    given up, and so is theta unless it is kept: where the caller has donated them nothing is copied.
+    """
+    theta, gradient, z, *moments = buffers
+    fixed = [isinstance(n, int | float) for n in numbers]
+    operands = [theta, gradient, z, count, *moments]
+    if not all(fixed):
+        wide = _sum_dtype()
+        operands.append(jnp.stack([jnp.asarray(n, wide) for n in numbers]))
+    changing = {0: 0, 2: 1, **{4 + i: 2 + i for i in range(len(moments))}}
+    if keep_theta:
+        del changing[0]
+    return _call(
+        "step",
+        map,
+        tuple(operands),
+        (theta, z, *moments),
+        "theta",
+        [0, 0, 0],
+        aliases=changing,
+        rule=np.array(rule, np.int64),
+        numbers=np.array([n if f else np.nan for n, f in zip(numbers, fixed, strict=True)], np.float64),
+    )
+
+
 def _call(
     handler: str,
     map: Map,
     operands: tuple[jax.Array, ...],
     results: tuple[Any, ...],
     argument: str,
-    numbers: list[int],
+    op_numbers: list[int],
     order: Sequence[int] = (),
     summed: int = 0,
+    aliases: dict[int, int] | None = None,
+    **more: np.ndarray[Any, Any],
 ) -> tuple[jax.Array, ...]:
     """A call of a native handler, whose attributes ``csrc/bind/xla.hpp`` describes."""
     sliced, parts = isinstance(map, Sliced), map.parts()
@@ -191,7 +230,7 @@ def _call(
         if m.program is None:
             raise TypeError(f"map: {m.noun} cannot be traced by JAX; call it outside of jit and grad")
     order = order or [-1] * sliced  # slices lie along the last axis
-    program = [*numbers, summed, len(order), *order, sliced, len(parts)]
+    program = [*op_numbers, summed, len(order), *order, sliced, len(parts)]
     params = [np.zeros(0)]
     for m, index, slice_shape in parts:
         start = index.start if isinstance(index, slice) else 0
@@ -203,7 +242,8 @@ def _call(
     call = jax.ffi.ffi_call(
         _TARGETS[handler],
         [jax.eval_shape(lambda r: r, r) for r in results],
-        vmap_method="broadcast_all",
+        vmap_method="broadcast_all" if aliases is None else "sequential",  # a step has scalars, too
+        input_output_aliases=aliases,
     )
     return tuple(
         call(
@@ -211,6 +251,7 @@ def _call(
             program=np.array(program, np.int64),
             params=np.concatenate(params),
             argument=argument,
+            **more,
         )
     )
 
@@ -224,7 +265,7 @@ def _checked(x: jax.Array, argument: str, out: Any = None) -> jax.Array:
     """The array, integers as JAX's default float type."""
     if out is not None:
         raise TypeError("out: JAX arrays cannot be written into; use the result")
-    if x.dtype in _DTYPES:
+    if x.dtype in FLOATS:
         return x
     if jnp.issubdtype(x.dtype, jnp.integer):
         return x.astype(_sum_dtype())

@@ -60,6 +60,7 @@ def _seen(array: FloatArray) -> FloatArray:
 
 def _imported(x: object, argument: str) -> FloatArray:
     """A NumPy array of what is none; without a copy where its library allows that."""
+    _refuse_gpu(x, argument)
     if not hasattr(x, "__dlpack__") or hasattr(x, "__array__"):
         try:
             return np.asarray(x)
@@ -75,6 +76,15 @@ def _imported(x: object, argument: str) -> FloatArray:
             f"{argument}: {type(x).__name__} cannot be seen as a NumPy array ({error}); pass a dense array "
             "of floating-point numbers on the CPU"
         ) from error
+
+
+def _refuse_gpu(x: object, argument: str) -> None:
+    """Arrays of CuPy, Numba and others that lie on a GPU: NumPy would fail or make an array of one object."""
+    if hasattr(x, "__cuda_array_interface__"):
+        raise TypeError(
+            f"{argument}: {type(x).__name__} lies on a GPU, where only tensors of torch are mapped; pass "
+            "torch.from_dlpack(x), which copies nothing and needs the module fastmap._cuda, or a CPU copy"
+        )
 
 
 def as_output(out: object, like: FloatArray, argument: str) -> FloatArray:

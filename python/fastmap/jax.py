@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmap import _core
 from fastmap._extras import need
 from fastmap._functional import forward, inverse, inverse_log_abs_det, pullback
 from fastmap._map import Map, MapLike, resolve
 
 jax = need("jax", "jax")
 jnp = jax.numpy
+
+from fastmap import _jax  # noqa: E402  (imports jax)
 
 
 class MappedState(NamedTuple):
@@ -32,7 +35,7 @@ def mapped(inner: Any, map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any,
 
     Each update pulls the gradient back, dL/dz = dL/dtheta · dtheta/dz, lets `inner` move z, and returns what
     leads from theta to f⁻¹(z). It is a composition: a native pass for `pullback`, one for `inverse`, and
-    those of the optimizer between them. (The optimizers of ``fastmap.torch`` do all of it in one.)
+    those of the optimizer between them. `adam`, `adamw`, `sgd` and `lion` do all of it in one.
 
     Parameters
     ----------
@@ -81,9 +84,293 @@ def mapped(inner: Any, map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any,
         slopes = each(lambda m, p, g, z: pullback(g, z, m), params, grads, state.z)
         moves, moved = inner.update(slopes, state.inner, state.z, **extra)
         z = optax.apply_updates(state.z, moves)
-        return each(_step, params, z), MappedState(z, moved)
+        return each(lambda m, p, z: _difference(m, p, inverse(z, m)), params, z), MappedState(z, moved)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+class StepState(NamedTuple):
+    """The state of `adam`, `adamw`, `sgd` and `lion`."""
+
+    count: Any  # how many steps were taken, int32
+    z: Any  # the parameters in search space: what moves; float32, or float64 beside float64 parameters
+    moments: tuple[Any, ...]  # trees like z
+
+
+_GRADIENTS = ("chain", "dual", "clamped")  # in the order of the native enumerations
+_DECAYS = ("none", "z", "theta")
+
+
+def adam(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    *,
+    map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...],
+    gradient: str = "chain",
+    clamp: tuple[float, float] = (0.0, np.inf),
+    maximize: bool = False,
+) -> Any:
+    """Adam on z = f(theta), the whole step in one native pass: ``fastmap.torch.Adam`` for JAX, to the bit.
+
+    Parameters
+    ----------
+    learning_rate : float, array or schedule
+        In units of z. An array, also a traced one, or what a schedule (a function of the step count) gives is
+        an operand of the program: another value compiles nothing.
+    b1, b2, eps : float or array
+        As in optax; arrays are operands, too. Without ``jax_enable_x64`` they are rounded to float32.
+    map : Map, str, Space or tree of them
+        As in `mapped`; a map evaluated by NumPy has no native step.
+    gradient : {"chain", "dual", "clamped"}
+        How the gradient in theta becomes one in z: times dtheta/dz; as it is (mirror descent); or times
+        dtheta/dz held inside `clamp`.
+    clamp : (float, float)
+        The least and the largest derivative of "clamped".
+    maximize : bool
+        Ascend instead.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        With a third function beside `init` and `update`: ``step(params, state, grads)`` gives the new params
+        and state. Under ``jax.jit`` with both donated it writes in place and copies nothing, if they go in
+        and come out in one order, by which JAX pairs them; `update` has to keep theta and to return a
+        difference, which costs another pass. Both take ``learning_rate=``.
+
+    Raises
+    ------
+    DomainError
+        `init`, where it is not traced: theta outside the domain.
+    TypeError
+        A map without a native step, or parameters that are not float32, float64, bfloat16 or float16.
+    ValueError
+        A number that makes no sense, gradients of another shape, or `update` without params.
+
+    Notes
+    -----
+    It is the last one of an ``optax.chain``: clipping goes before it. z in the state is what counts, and
+    whoever sets theta by hand calls `init` again. Where z does not move, `step` leaves theta its bits.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> import fastmap.jax
+    >>> optimizer = fastmap.jax.adam(0.1, map="softplus")
+    >>> params = jnp.ones(3)
+    >>> state = optimizer.init(params)
+    >>> step = jax.jit(optimizer.step, donate_argnums=(0, 1))
+    >>> params, state = step(params, state, jnp.ones(3))
+    """
+    how: Any = {"gradient": gradient, "clamp": clamp, "maximize": maximize}
+    return _fused("adam", 2, learning_rate, map, beta1=b1, beta2=b2, eps=eps, **how)
+
+
+def adamw(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 1e-4,
+    *,
+    map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...],
+    decay_space: str = "theta",
+    gradient: str = "chain",
+    clamp: tuple[float, float] = (0.0, np.inf),
+    maximize: bool = False,
+) -> Any:
+    """`adam` with decoupled weight decay.
+
+    Parameters
+    ----------
+    learning_rate, b1, b2, eps, map, gradient, clamp, maximize
+        Those of `adam`.
+    weight_decay : float or array
+        As in optax.
+    decay_space : {"theta", "z", "none"}
+        What it shrinks: the parameter, or z (which a `Log` would draw to theta = 1).
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        As `adam`.
+    """
+    how: Any = {"gradient": gradient, "clamp": clamp, "maximize": maximize}
+    decay: Any = {"weight_decay": weight_decay, "decay_space": decay_space}
+    return _fused("adam", 2, learning_rate, map, beta1=b1, beta2=b2, eps=eps, **decay, **how)
+
+
+def sgd(
+    learning_rate: Any,
+    momentum: Any = None,
+    nesterov: bool = False,
+    *,
+    map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...],
+    gradient: str = "chain",
+    clamp: tuple[float, float] = (0.0, np.inf),
+    maximize: bool = False,
+) -> Any:
+    """Gradient descent on z = f(theta) in one native pass.
+
+    Parameters
+    ----------
+    learning_rate, map, gradient, clamp, maximize
+        Those of `adam`. ``gradient="dual"`` is mirror descent; with `Log`, the exponentiated gradient.
+    momentum : float or array, optional
+        As in optax.
+    nesterov : bool
+        Nesterov's variant, which needs a momentum.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        As `adam`.
+    """
+    if nesterov and momentum is None:
+        raise ValueError("nesterov: needs a momentum")
+    how: Any = {"gradient": gradient, "clamp": clamp, "maximize": maximize}
+    kept = 0 if momentum is None else 1
+    return _fused("sgd", kept, learning_rate, map, beta1=momentum or 0.0, nesterov=nesterov, **how)
+
+
+def lion(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.99,
+    weight_decay: Any = 1e-3,
+    *,
+    map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...],
+    decay_space: str = "theta",
+    gradient: str = "chain",
+    clamp: tuple[float, float] = (0.0, np.inf),
+    maximize: bool = False,
+) -> Any:
+    """Lion on z = f(theta) in one native pass.
+
+    Parameters
+    ----------
+    learning_rate, b1, b2, weight_decay
+        As in optax.
+    map, decay_space, gradient, clamp, maximize
+        Those of `adamw`.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        As `adam`.
+    """
+    how: Any = {"gradient": gradient, "clamp": clamp, "maximize": maximize}
+    decay: Any = {"weight_decay": weight_decay, "decay_space": decay_space}
+    return _fused("lion", 1, learning_rate, map, beta1=b1, beta2=b2, **decay, **how)
+
+
+def _fused(
+    rule: str,
+    n_moments: int,
+    learning_rate: Any,
+    map: Any,
+    *,
+    beta1: Any = 0.0,
+    beta2: Any = 0.0,
+    eps: Any = 0.0,
+    weight_decay: Any = 0.0,
+    decay_space: str = "none",
+    gradient: str = "chain",
+    clamp: tuple[float, float] = (0.0, np.inf),
+    maximize: bool = False,
+    nesterov: bool = False,
+) -> Any:
+    optax = need("optax", "jax")
+    _one_of("gradient", gradient, _GRADIENTS)
+    _one_of("decay_space", decay_space, _DECAYS)
+    decays = not isinstance(weight_decay, int | float) or weight_decay != 0
+    decay = _DECAYS.index(decay_space) if decays else 0
+    kind = [_core.RULES[rule], _GRADIENTS.index(gradient), decay, True, bool(maximize), bool(nesterov)]
+    if not 0 <= clamp[0] <= clamp[1]:
+        raise ValueError(f"clamp: expected 0 <= low <= high, got {clamp}")
+    fixed = {"weight_decay": weight_decay, "b1": beta1, "b2": beta2, "eps": eps}
+    for name, value in fixed.items():
+        _check_number(name, value, 1 if name in ("b1", "b2") else np.inf)
+    if not callable(learning_rate):
+        _check_number("learning_rate", learning_rate)
+
+    def init(params: Any) -> StepState:
+        z = jax.tree.map(_to_z, _maps_like(map, params), params, is_leaf=_is_map)
+        moments = tuple(jax.tree.map(jnp.zeros_like, z) for _ in range(n_moments))
+        return StepState(jnp.zeros((), np.int32), z, moments)
+
+    def move(keep_theta: bool, grads: Any, state: StepState, params: Any, rate: Any) -> Any:
+        if params is None:
+            raise ValueError("params: a mapped optimizer needs them; call update(grads, state, params)")
+        if rate is None:
+            rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        _check_number("learning_rate", rate)
+        numbers = [*clamp, weight_decay, rate, beta1, beta2, eps, 0.0]
+
+        def each(m: Map, theta: Any, g: Any, z: Any, *moments: Any) -> tuple[Any, ...]:
+            if jnp.shape(g) != theta.shape or z.shape != theta.shape:
+                raise ValueError(
+                    f"grads: shapes {jnp.shape(g)} of a gradient and {z.shape} of its state differ from "
+                    f"{theta.shape} of the parameter"
+                )
+            buffers = (theta, jnp.asarray(g, theta.dtype), z, *moments)
+            return _jax.step(m, kind, numbers, buffers, state.count, keep_theta=keep_theta)
+
+        tree = jax.tree.structure(params)
+        beside = (_maps_like(map, params), params, grads, state.z, *state.moments)
+        moved = [each(*row) for row in zip(*(tree.flatten_up_to(t) for t in beside), strict=True)]
+        theta, z, *moments = (tree.unflatten([row[i] for row in moved]) for i in range(2 + n_moments))
+        return theta, StepState(optax.safe_increment(state.count), z, tuple(moments))
+
+    def step(params: Any, state: StepState, grads: Any, *, learning_rate: Any = None) -> Any:
+        return move(False, grads, state, params, learning_rate)
+
+    def update(
+        grads: Any, state: StepState, params: Any = None, *, learning_rate: Any = None, **_: Any
+    ) -> Any:
+        theta, state = move(True, grads, state, params, learning_rate)
+        return jax.tree.map(_difference, _maps_like(map, params), params, theta, is_leaf=_is_map), state
+
+    return _optimizer_class()(init, update, step)
+
+
+@functools.cache
+def _optimizer_class() -> Any:
+    optax = need("optax", "jax")
+
+    class MappedOptimizer(optax.GradientTransformationExtraArgs):  # type: ignore[name-defined, misc, unused-ignore]
+        """A transformation of optax that can also give the new parameters."""
+
+        def __new__(cls, init: Any, update: Any, step: Any) -> Any:
+            made = super().__new__(cls, init, update)
+            made.step = step
+            return made
+
+    return MappedOptimizer
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _check_number(name: str, value: Any, end: float = np.inf) -> None:
+    """Refuse what makes no sense, as far as it is known; an array is an operand."""
+    if isinstance(value, int | float) and not 0 <= value < end:
+        raise ValueError(f"{name}: must lie in [0, {end}), got {value}")
+
+
+def _to_z(m: Map, theta: Any) -> Any:
+    if m.program is None:
+        raise TypeError(
+            f"map: {m.noun} has no native step; use fastmap.jax.mapped with an optimizer of optax"
+        )
+    if theta.dtype not in _jax.FLOATS:
+        raise TypeError(
+            f"params: dtype {theta.dtype} is not supported; use float32, float64, bfloat16 or float16"
+        )
+    return forward(theta.astype(np.promote_types(theta.dtype, np.float32)), m)
 
 
 def _is_map(node: Any) -> bool:
@@ -99,10 +386,10 @@ def _maps_like(map: Any, params: Any) -> Any:
     return jax.tree.map(resolve, map, is_leaf=_is_map)
 
 
-def _step(m: Map, theta: Any, z: Any) -> Any:
-    """What leads from theta to f⁻¹(z) without leaving the domain."""
+def _difference(m: Map, theta: Any, new: Any) -> Any:
+    """What leads from theta to the new one without leaving the domain."""
     low, high = (jnp.asarray(end, theta.dtype) for end in m.domain)
-    step = inverse(z, m) - theta
+    step = new - theta
     if theta.dtype.itemsize < 4:  # `nextafter` knows float32 and float64
         return step
     # The step is rounded, so that the sum may pass a bound; one float less then ends inside.
