@@ -587,3 +587,15 @@ def test_learning_rates_of_theta_and_z():
     theta = torch.tensor([0.5, 2.0, 8.0], dtype=torch.float64)
     assert ft.convert_lr(0.01, theta, "log") == pytest.approx(0.005)
     assert ft.convert_lr(0.005, theta, "log", to="theta") == pytest.approx(0.01)
+
+
+def test_a_gradient_that_is_nan_leaves_its_neighbours_alone():
+    """One z has left the codomain of exp: theta is its limit, whatever the others of its block are."""
+    for bad in (1.0, torch.nan):
+        p = torch.nn.Parameter(torch.zeros(3))
+        optimizer = ft.SGD([p], 1.0, map=fm.Log().inv)
+        p.grad = torch.tensor([10.0, bad, 0.5])
+        optimizer.step()
+        assert p[0] == -torch.inf
+        assert torch.isnan(p[1]) == (bad != bad)
+        assert p[2] == fm.inverse(torch.tensor(0.5), fm.Log().inv)

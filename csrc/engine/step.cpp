@@ -38,11 +38,18 @@ struct StepSpace {
   Held theta, z, first, second;
 };
 
-// As far as z lies in the codomain; where it does not, from its nearest point. NaN stays NaN.
+// As far as z lies in the codomain; where it does not, from its nearest point. NaN stays NaN, and its neighbours do not
+// depend on it: a block that has one is taken element by element.
 void from_z(const Row& row, Storage storage, Op op, const void* z, void* out, std::size_t m,
             Scratch& scratch) {
-  if (!compute(row, storage, op, z, out, m, Policy::clip, scratch))
-    compute(row, storage, op, z, out, m, Policy::nan, scratch);
+  if (compute(row, storage, op, z, out, m, Policy::clip, scratch)) return;
+  const std::size_t item = compute_size(storage);
+  for (std::size_t i = 0; i < m * item; i += item) {
+    const void* const x = static_cast<const char*>(z) + i;
+    void* const y = static_cast<char*>(out) + i;
+    if (!compute(row, storage, op, x, y, 1, Policy::clip, scratch))
+      compute(row, storage, op, x, y, 1, Policy::nan, scratch);
+  }
 }
 
 // dL/dz of a block, up to weight decay.
