@@ -419,7 +419,8 @@ def main() -> None:
         source = atheris.FuzzedDataProvider(data)
         TARGETS[pick(source, names)](source)
 
-    atheris.Setup([sys.argv[0], f"-max_total_time={int(seconds)}", "-rss_limit_mb=4096"], one_input)
+    options = [f"-max_total_time={int(seconds)}", "-rss_limit_mb=4096", "-max_len=400", "-len_control=0"]
+    atheris.Setup([sys.argv[0], *options], one_input)
     return atheris.Fuzz()
 
 

@@ -632,3 +632,15 @@ def test_optimizers_of_many_threads_at_once() -> None:
     with ThreadPoolExecutor(16) as pool:
         for result, value in zip(pool.map(train, range(32)), expected, strict=True):
             assert torch.equal(result, value)
+
+
+def test_a_gradient_that_is_nan_leaves_its_neighbours_alone():
+    """One z has left the codomain of exp: theta is its limit, whatever the others of its block are."""
+    for bad in (1.0, torch.nan):
+        p = torch.nn.Parameter(torch.zeros(3))
+        optimizer = ft.SGD([p], 1.0, map=fm.Log().inv)
+        p.grad = torch.tensor([10.0, bad, 0.5])
+        optimizer.step()
+        assert p[0] == -torch.inf
+        assert torch.isnan(p[1]) == (bad != bad)
+        assert p[2] == fm.inverse(torch.tensor(0.5), fm.Log().inv)

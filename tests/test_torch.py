@@ -217,3 +217,33 @@ def test_policies_of_the_other_operations(m: fm.Map) -> None:
     assert np.isfinite(fm.forward(ends, m, invalid="clip")).all()
     # A bound that belongs to the domain may have an infinite slope.
     assert np.isfinite(clipped).all() or (m.entry["closed"] and not np.isnan(clipped).any())
+
+
+def unaligned(x: torch.Tensor) -> torch.Tensor:
+    """The same tensor at an odd address, as in a file whose header has an odd length."""
+    raw = bytearray(x.nbytes + 1)
+    result = torch.frombuffer(raw, dtype=x.dtype, count=x.numel(), offset=1).reshape(x.shape)
+    assert result.data_ptr() % x.element_size()
+    return result.copy_(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("n", [1, 3, 1000, 5 << 21])
+def test_tensors_at_odd_addresses(dtype: torch.dtype, n: int) -> None:
+    import fastmap.torch as ft
+
+    theta = inside(fm.Log(), (n,), dtype)
+    z = fm.forward(theta, "log")
+    x, out = unaligned(theta), unaligned(torch.zeros_like(theta))
+    assert torch.equal(fm.forward(x, "log"), z)
+    assert torch.equal(fm.forward(x, "log", out=out), z)
+    assert torch.equal(fm.forward(x, "log", out=x), z)
+    if n > 1000:
+        return
+    params = [torch.nn.Parameter(theta.clone()), torch.nn.Parameter(unaligned(theta))]
+    optimizer = ft.Adam(params, 0.1, map="log")
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert torch.equal(*params)

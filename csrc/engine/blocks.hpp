@@ -21,11 +21,14 @@ constexpr std::size_t kBlockBytes = 8192;  // input and stage share the L1 cache
 // Blocks that are streamed after they were computed are short: as many stores as the store queue holds, so that it
 // drains while the next block is computed.
 constexpr std::size_t kStreamBlockBytes = 1024;
-constexpr std::size_t kStreamBytes = 32u << 20;  // larger outputs bypass the caches
-constexpr std::size_t kPartBytes = 256u << 10;   // what a thread takes at a time
+#if !defined(FASTMAP_SHRINK)  // the fuzzer's buffers are small, and go the ways of large ones
+#define FASTMAP_SHRINK 0
+#endif
+constexpr std::size_t kStreamBytes = (32u << 20) >> FASTMAP_SHRINK;  // larger outputs bypass the caches
+constexpr std::size_t kPartBytes = (256u << 10) >> FASTMAP_SHRINK;   // what a thread takes at a time
 // A large output may be fresh memory: two threads that touch one page for the first time both clear it. So a thread
 // takes whole huge pages of it.
-constexpr std::size_t kPageBytes = 2u << 20;
+constexpr std::size_t kPageBytes = (2u << 20) >> FASTMAP_SHRINK;
 constexpr std::size_t kTile = 256;  // elements a line apart that, with their results, share the L1 cache
 
 // Runs work(begin, end) over ranges of the blocks [0, n), `part_bytes` each but for the first, of `lead` blocks.
@@ -60,7 +63,7 @@ struct Workspace {
   const void* load(Storage storage, const Layout& l, Operand from, std::size_t index, std::size_t m) {
     const std::size_t item = stored_size(storage);
     const void* block = l.at(from, index);
-    if (!l.contiguous(from, index, m, item) || reinterpret_cast<std::uintptr_t>(block) % item) {
+    if (!l.contiguous(from, index, m, item)) {
       gather(l, from, index, m, item, gathered);
       block = gathered;
     }

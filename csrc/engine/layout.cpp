@@ -72,6 +72,7 @@ char* Layout::at(Operand operand, std::size_t index) const {
 }
 
 bool Layout::contiguous(Operand operand, std::size_t index, std::size_t n, std::size_t item) const {
+  if (reinterpret_cast<std::uintptr_t>(at(operand, index)) % item) return false;
   if (n == 1) return true;
   const Dim& last = dims.back();
   return last.strides[operand] == std::ptrdiff_t(item) && !last.chosen &&

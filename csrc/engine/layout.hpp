@@ -29,7 +29,7 @@ struct Layout {
   std::size_t run() const;
   std::size_t row(std::size_t index) const;  // of parameters, for the element at a logical index
   char* at(Operand operand, std::size_t index) const;
-  // Whether n elements from a logical index on lie side by side.
+  // Whether n elements from a logical index on lie side by side, each where its type may lie.
   bool contiguous(Operand operand, std::size_t index, std::size_t n, std::size_t item) const;
 };
 
