@@ -283,6 +283,20 @@ def test_float32_gradients_of_float64_parameters_are_refused():
     assert [bits(x) for x in (v, *optimizer.state[v].values())] == before
 
 
+def test_moments_in_bfloat16_of_float64_parameters_are_refused():
+    with pytest.raises(
+        TypeError, match=r"moments_dtype: torch\.bfloat16 for params\[0\] of dtype torch\.float64"
+    ):
+        ft.Adam([Parameter(start(dtype=torch.float64))], map="log", moments_dtype=torch.bfloat16)
+    optimizer, _, v = trained_pair(torch.float64)
+    for key in ("exp_avg", "exp_avg_sq"):
+        optimizer.state[v][key] = optimizer.state[v][key].bfloat16()
+    before = [bits(x) for x in (v, *optimizer.state[v].values())]
+    with pytest.raises(TypeError, match=r"v: its state 'exp_avg' has dtype torch\.bfloat16"):
+        optimizer.step()
+    assert [bits(x) for x in (v, *optimizer.state[v].values())] == before
+
+
 def inference_tensor():
     with torch.inference_mode():
         return start()

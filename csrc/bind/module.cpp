@@ -267,8 +267,9 @@ class Stepper {
       }
       if (i == 2 && !computed) return false;
       if (i == 3) tensor.moments = b.storage;
-      if (i >= 3 && (b.storage != tensor.moments || (!computed && b.storage != kStoredBFloat16)))
-        return false;
+      // A moment of 16 bits is widened to float32: to what z is then stored in, too.
+      const bool widens = b.storage == kStoredBFloat16 && computed_in(theta.storage) == kStoredFloat32;
+      if (i >= 3 && (b.storage != tensor.moments || !(computed || widens))) return false;
       // What changes is dense, in one order: its elements fill one stretch of memory.
       if (!bind::is_dense(b) || !std::equal(b.strides, b.strides + b.ndim, theta.strides)) return false;
     }

@@ -28,7 +28,7 @@ _DECAYS = ("none", "z", "theta")
 _STORED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _SUPPORTED = (
     "theta and gradient may be float32, bfloat16 or float16 with z in float32, or all float64; moments are "
-    "stored as z or in bfloat16"
+    "stored as z, or in bfloat16 where z is float32"
 )
 
 
@@ -84,7 +84,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
     decay_space : {"theta", "z", "none"}
         What weight decay shrinks: the parameter, or z (which a `Log` would draw to theta = 1).
     moments_dtype : torch.dtype, optional
-        ``torch.bfloat16`` halves the memory of the moments. Default: as z, float32 (float64 for float64).
+        ``torch.bfloat16`` halves the memory of the moments; not with float64. Default: as z, float32 (float64
+        for float64).
     maximize : bool
         Ascend instead.
     max_norm : float, optional
@@ -228,6 +229,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         if not is_z(p, group):
             state["z"] = z
         moments = group["moments_dtype"] or dtype
+        if moments not in _moment_dtypes(p):
+            raise TypeError(f"moments_dtype: {moments} for {name} of dtype {p.dtype}; {_SUPPORTED}")
         for key in self._moments_of(group):
             state[key] = torch.zeros_like(p, dtype=moments, requires_grad=False)
         self._versions[p] = _shards.version(p)
@@ -521,7 +524,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
                 raise ValueError(f"{name}: its state {key!r} has another layout than the parameter")
             if buffer.dtype not in dtypes:
                 raise TypeError(f"{name}: its state {key!r} has dtype {buffer.dtype}; {_SUPPORTED}")
-            dtypes = (computed_dtype(p), torch.bfloat16) if key == "z" else (buffer.dtype,)
+            dtypes = _moment_dtypes(p) if key == "z" else (buffer.dtype,)
         return name
 
     def _edited(self, p: Tensor, group: dict[str, Any], index: int) -> None:
@@ -661,6 +664,12 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         self._stepper, self._cuda_stepper = _core.Stepper(), _cuda_step.CudaStepper()
         self._cut_maps = {}
         self._versions = {p: _shards.version(p) for group in self.param_groups for p in group["params"]}
+
+
+def _moment_dtypes(p: Tensor) -> tuple[torch.dtype, ...]:
+    """What the moments of a parameter may be stored in."""
+    dtype = computed_dtype(p)
+    return (dtype, torch.bfloat16) if dtype == torch.float32 else (dtype,)
 
 
 def _refuse(p: Tensor, name: str) -> None:
