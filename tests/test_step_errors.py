@@ -254,7 +254,8 @@ STEPS = {
     "eps negative": (set_option(eps=-1.0), ValueError, "eps: "),
     "beta of 1": (set_option(betas=(0.9, 1.0)), ValueError, "betas: "),
     "weight decay NaN": (set_option(weight_decay=float("nan")), ValueError, "weight_decay: "),
-    "step 0": (set_state(step=lambda step: step * 0 - 1), ValueError, "step: must not be negative, got -1"),
+    "step 0": (set_state(step=lambda step: step * 0 - 1), ValueError, "step: must be a number of .*, got -1"),
+    "step infinite": (set_state(step=lambda step: step + torch.inf), ValueError, "step: must be .*, got inf"),
 }
 
 

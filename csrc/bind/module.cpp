@@ -284,7 +284,8 @@ class Stepper {
     if (!bind::borrow_tensor(t[8], b) || b.storage != kStoredFloat32 || b.ndim > 1) return false;
     Layout& layout = tensor.segment.layout;
     Counts counts{reinterpret_cast<float*>(b.data), nullptr, b.elements};
-    if (!std::all_of(counts.data, counts.data + b.elements, [](float c) { return c >= 0; })) return false;
+    if (!std::all_of(counts.data, counts.data + b.elements, [](float c) { return c >= 0 && c < 0x1p63f; }))
+      return false;
     if (b.ndim == 1) {
       if (layout.dims.empty() || layout.dims[0].length != b.elements || !bind::is_dense(b)) return false;
       layout.data[kCount] = b.data;

@@ -32,6 +32,9 @@ _SUPPORTED = (
 )
 
 
+_MOST_STEPS = 2.0**63  # as the engine counts them
+
+
 def computed_dtype(p: Tensor) -> torch.dtype:
     """What z is kept in beside a parameter."""
     return torch.float64 if p.dtype is torch.float64 else torch.float32
@@ -497,8 +500,12 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         """Raise what is wrong with a parameter that the native step cannot take."""
         for i in range(len(rows)) if bad < 0 else [bad]:
             name = self._explain_row(rows[i], moved[i])
-            if not (rows[i][8] >= 0).all():
-                raise ValueError(f"{name}: step: must not be negative, got {float(rows[i][8].min()):g}")
+            count = rows[i][8]
+            if not ((count >= 0) & (count < _MOST_STEPS)).all():
+                raise ValueError(
+                    f"{name}: step: must be a number of steps, got {float(count.min()):g} to "
+                    f"{float(count.max()):g}"
+                )
         if bad >= 0:
             raise ValueError(
                 f"{name}: its memory overlaps that of its gradient, its state or another parameter"
