@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -41,7 +42,8 @@ template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const
   });
 }
 
-// The sum of n numbers as a balanced tree over their order, in their place.
+// The sum of n numbers as a balanced tree over their order, in their place. Every NaN is the one quiet NaN: which of two
+// NaNs an addition returns depends on the order of its operands, which compilers choose.
 inline double pairwise_sum(double* p, std::size_t n) {
   FloatMode mode;
   if (n == 0) return 0;
@@ -49,7 +51,7 @@ inline double pairwise_sum(double* p, std::size_t n) {
     for (std::size_t i = 0; i < n / 2; ++i) p[i] = p[2 * i] + p[2 * i + 1];
     if (n % 2) p[n / 2] = p[n - 1];
   }
-  return p[0];
+  return p[0] == p[0] ? p[0] : std::numeric_limits<double>::quiet_NaN();
 }
 
 // What a thread works in.
