@@ -282,16 +282,16 @@ def _fused(
     nesterov: bool = False,
 ) -> Any:
     optax = need("optax", "jax")
-    _one_of("gradient", gradient, _GRADIENTS)
-    _one_of("decay_space", decay_space, _DECAYS)
     decays = not isinstance(weight_decay, int | float) or weight_decay != 0
-    decay = _DECAYS.index(decay_space) if decays else 0
-    kind = [_core.RULES[rule], _GRADIENTS.index(gradient), decay, True, bool(maximize), bool(nesterov)]
+    decay = _DECAYS.index(_one_of("decay_space", decay_space, _DECAYS)) * decays
+    how = _GRADIENTS.index(_one_of("gradient", gradient, _GRADIENTS))
+    kind = [_core.RULES[rule], how, decay, True, bool(maximize), bool(nesterov)]
     if not 0 <= clamp[0] <= clamp[1]:
         raise ValueError(f"clamp: expected 0 <= low <= high, got {clamp}")
-    fixed = {"weight_decay": weight_decay, "b1": beta1, "b2": beta2, "eps": eps}
-    for name, value in fixed.items():
-        _check_number(name, value, 1 if name in ("b1", "b2") else np.inf)
+    _check_number("weight_decay", weight_decay)
+    _check_number("eps", eps)
+    for name, beta in (("b1", beta1), ("b2", beta2)):
+        _check_number(name, beta, 1)
     if not callable(learning_rate):
         _check_number("learning_rate", learning_rate)
 
@@ -303,23 +303,14 @@ def _fused(
     def move(keep_theta: bool, grads: Any, state: StepState, params: Any, rate: Any) -> Any:
         if params is None:
             raise ValueError("params: a mapped optimizer needs them; call update(grads, state, params)")
-        if rate is None:
-            rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = learning_rate if rate is None else rate
+        rate = rate(state.count) if callable(rate) else rate
         _check_number("learning_rate", rate)
         numbers = [*clamp, weight_decay, rate, beta1, beta2, eps, 0.0]
-
-        def each(m: Map, theta: Any, g: Any, z: Any, *moments: Any) -> tuple[Any, ...]:
-            if jnp.shape(g) != theta.shape or z.shape != theta.shape:
-                raise ValueError(
-                    f"grads: shapes {jnp.shape(g)} of a gradient and {z.shape} of its state differ from "
-                    f"{theta.shape} of the parameter"
-                )
-            buffers = (theta, jnp.asarray(g, theta.dtype), z, *moments)
-            return _jax.step(m, kind, numbers, buffers, state.count, keep_theta=keep_theta)
-
         tree = jax.tree.structure(params)
         beside = (_maps_like(map, params), params, grads, state.z, *state.moments)
-        moved = [each(*row) for row in zip(*(tree.flatten_up_to(t) for t in beside), strict=True)]
+        rows = zip(*(tree.flatten_up_to(t) for t in beside), strict=True)
+        moved = [_step(kind, numbers, state.count, keep_theta, *row) for row in rows]
         theta, z, *moments = (tree.unflatten([row[i] for row in moved]) for i in range(2 + n_moments))
         return theta, StepState(optax.safe_increment(state.count), z, tuple(moments))
 
@@ -333,6 +324,27 @@ def _fused(
         return jax.tree.map(_difference, _maps_like(map, params), params, theta, is_leaf=_is_map), state
 
     return _optimizer_class()(init, update, step)
+
+
+def _step(
+    kind: list[int],
+    numbers: list[Any],
+    count: Any,
+    keep_theta: bool,
+    m: Map,
+    theta: Any,
+    g: Any,
+    z: Any,
+    *moments: Any,
+) -> tuple[Any, ...]:
+    """theta, z and the moments of one parameter after a step."""
+    if jnp.shape(g) != theta.shape or z.shape != theta.shape:
+        raise ValueError(
+            f"grads: shapes {jnp.shape(g)} of a gradient and {z.shape} of its state differ from "
+            f"{theta.shape} of the parameter"
+        )
+    buffers = (theta, jnp.asarray(g, theta.dtype), z, *moments)
+    return _jax.step(m, kind, numbers, buffers, count, keep_theta=keep_theta)
 
 
 @functools.cache
@@ -350,9 +362,10 @@ def _optimizer_class() -> Any:
     return MappedOptimizer
 
 
-def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
 
 
 def _check_number(name: str, value: Any, end: float = np.inf) -> None:
