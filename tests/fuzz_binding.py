@@ -11,6 +11,7 @@ import contextlib
 import copy
 import json
 import math
+import os
 import random
 import sys
 import tempfile
@@ -419,7 +420,9 @@ def main() -> None:
         source = atheris.FuzzedDataProvider(data)
         TARGETS[pick(source, names)](source)
 
-    options = [f"-max_total_time={int(seconds)}", "-rss_limit_mb=4096", "-max_len=400", "-len_control=0"]
+    seed = os.environ.get("FUZZ_SEED", "0")  # another number than 0: the same inputs each time
+    options = [f"-seed={seed}", f"-max_total_time={int(seconds)}", "-rss_limit_mb=4096"]
+    options += ["-max_len=400", "-len_control=0"]
     atheris.Setup([sys.argv[0], *options], one_input)
     return atheris.Fuzz()
 

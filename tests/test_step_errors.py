@@ -449,6 +449,16 @@ def change(key, of):
             "'exp_avg' of w is torch.sparse_coo",
         ),
         (
+            lambda saved: saved["state"][0].update(other=torch.zeros(SHAPE).to_sparse()),
+            ValueError,
+            "'other' of w is torch.sparse_coo",
+        ),
+        (
+            lambda saved: saved["param_groups"][0]["params"].__setitem__(0, torch.zeros(2).to_sparse()),
+            ValueError,
+            "neither numbers nor names",
+        ),
+        (
             lambda saved: saved["param_groups"][0].update(maximize=torch.zeros(0)),
             ValueError,
             "state_dict: is damaged",

@@ -609,6 +609,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         saved_groups = state_dict["param_groups"]
         if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.param_groups]:
             raise ValueError("state_dict: its groups of parameters differ from those of this optimizer")
+        if not all(isinstance(number, int | str) for g in saved_groups for number in g["params"]):
+            raise ValueError("state_dict: its parameters are neither numbers nor names")
         maps = [group["map"] for group in self.param_groups]
         for saved, group in zip(saved_groups, self.param_groups, strict=True):
             for index, (number, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
@@ -629,6 +631,9 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
 
     def _check_saved(self, saved: dict[str, Any], p: Tensor, name: str) -> None:
         """Refuse the state of another parameter."""
+        for key, value in saved.items():
+            if isinstance(value, Tensor) and value.layout is not torch.strided:
+                raise ValueError(f"state_dict: {key!r} of {name} is {value.layout}, expected torch.strided")
         step = torch.as_tensor(saved.get("step", 0), dtype=torch.float32)
         if step.shape not in ((), p.shape[:1]) or not (step >= 0).all():
             raise ValueError(f"state_dict: the steps of {name} are no counts, one or one per row: {step}")
@@ -637,8 +642,6 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             if not isinstance(value, Tensor) or value.shape != p.shape:
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"state_dict: {key!r} of {name} is {shape}, expected {tuple(p.shape)}")
-            if value.layout != p.layout:
-                raise ValueError(f"state_dict: {key!r} of {name} is {value.layout}, expected {p.layout}")
             if is_sharded(value) != is_sharded(p):
                 raise TypeError(
                     f"state_dict: {key!r} of {name} is a {type(value).__name__}, the parameter a "
