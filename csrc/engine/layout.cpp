@@ -72,7 +72,10 @@ char* Layout::at(Operand operand, std::size_t index) const {
 }
 
 bool Layout::contiguous(Operand operand, std::size_t index, std::size_t n, std::size_t item) const {
-  if (reinterpret_cast<std::uintptr_t>(at(operand, index)) % item) return false;
+  // Whatever is set below the size, a power of two, in the address or in a stride may be so in an element's address.
+  std::uintptr_t bits = reinterpret_cast<std::uintptr_t>(data[operand]);
+  for (const Dim& d : dims) bits |= std::uintptr_t(d.strides[operand]);
+  if (bits & (item - 1)) return false;
   if (n == 1) return true;
   const Dim& last = dims.back();
   return last.strides[operand] == std::ptrdiff_t(item) && !last.chosen &&
