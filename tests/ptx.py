@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,6 +170,22 @@ def ptx_of_all() -> dict[str, str]:
 @functools.cache
 def module_of(name: str) -> Module:
     return Module(ptx_of_all()[name])
+
+
+def mutants(name: str, kernel: str) -> Iterator[tuple[str, Module]]:
+    """Each arithmetic instruction of a kernel replaced by another one, one at a time; and which it was."""
+    text = ptx_of_all()[name]
+    start = text.index(f".entry {kernel}(")
+    end = text.index("\n}", start) + 2
+    head, body = text[: text.index(".entry")], text[start:end]
+    other = {"add": "sub", "sub": "add", "mul": "div", "div": "mul", "fma": "fma"}
+    for found in re.finditer(r"\b(add|sub|mul|div|fma)\.rn\.f\d\d[^;]*", body):
+        instruction = found[0].replace(found[1], other[found[1]], 1)
+        if found[1] == "fma":  # a b + c with the last two exchanged
+            opcode, operands = instruction.split(None, 1)
+            d, a, b, c = operands.split(", ")
+            instruction = f"{opcode} {d}, {a}, {c}, {b}"
+        yield found[0], Module(head + body[: found.start()] + instruction + body[found.end() :])
 
 
 class Assembled(NamedTuple):

@@ -185,10 +185,6 @@ def test_many_tensors_of_one_launch(stored: torch.dtype) -> None:
 @needs_nvcc
 def test_a_wrong_step_is_noticed() -> None:
     """Each arithmetic instruction of a rule and of a map replaced by another one, one at a time."""
-    text, name = ptx.ptx_of_all()["Affine"], ptx.module_of("Affine").kernel("step", np.float32)
-    start = text.index(f".entry {name}(")
-    end = text.index("\n}", start) + 2
-    head, body = text[: text.index(".entry")], text[start:end]
     m = CATALOG[NAMES.index("Affine")]
     program = resolve(fm.Affine(*m["examples"][1].values())).program
     rows = []
@@ -196,15 +192,8 @@ def test_a_wrong_step_is_noticed() -> None:
         b = buffers(m, 60, (torch.float32,) * 3, k)
         state = (b[3:] if g[0] == ADAM else [b[3], None]) if k < 7 else [None, None]
         rows.append((program, (), k, *b[:3], *state, torch.tensor(3.0), None))
-    other = {"add": "sub", "sub": "add", "mul": "div", "div": "mul", "fma": "fma"}
     mutants, survived = 0, []
-    for found in re.finditer(r"\b(add|sub|mul|div|fma)\.rn\.f32[^;]*", body):
-        instruction = found[0].replace(found[1], other[found[1]], 1)
-        if found[1] == "fma":  # a b + c with the last two exchanged
-            opcode, operands = instruction.split(None, 1)
-            d, a, b, c = operands.split(", ")
-            instruction = f"{opcode} {d}, {a}, {c}, {b}"
-        mutant = ptx.Module(head + body[: found.start()] + instruction + body[found.end() :])
+    for instruction, mutant in ptx.mutants("Affine", ptx.module_of("Affine").kernel("step", np.float32)):
         mutants += 1
         with pytest.MonkeyPatch.context() as patch:
             modules = {"Affine": mutant, ptx.RULES: ptx.module_of(ptx.RULES)}
@@ -213,7 +202,7 @@ def test_a_wrong_step_is_noticed() -> None:
                 compare([clone(row) for row in rows], [clone(row) for row in rows], GROUPS)
             except AssertionError:
                 continue
-        survived.append(found[0])
+        survived.append(instruction)
     # What survives is for 16-bit buffers and for buffers that are aligned.
     assert mutants - len(survived) > 15, (mutants, survived)
 

@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 OPS: dict[str, int]
 RULES: dict[str, int]
+GRADIENTS: dict[str, int]
+DECAYS: dict[str, int]
 XLA_HANDLERS: dict[str, object]  # capsules, by the function that they call
 
 def catalog() -> list[dict[str, Any]]: ...

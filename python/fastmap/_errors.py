@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class DomainError(ValueError):
     """Values for which a map is not defined.
@@ -24,3 +26,10 @@ class DomainError(ValueError):
 
     def __reduce__(self) -> tuple[type[DomainError], tuple[object, ...]]:
         return type(self), (str(self), self.argument, self.count, self.index)
+
+
+def one_of(argument: str, value: str, choices: Iterable[str]) -> str:
+    """The value, if it is one of the choices; else ValueError."""
+    if value not in choices:
+        raise ValueError(f"{argument}: expected one of {', '.join(choices)}; got {value!r}")
+    return value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastmap._errors import one_of
 from fastmap._extras import need
 from fastmap._functional import forward, inverse
 from fastmap._map import Map
@@ -21,8 +22,7 @@ _MOST = 6  # parameters in one picture
 
 def plot_result(result: Result, kind: str = "overview", params: Sequence[str] | None = None) -> Any:
     """The figure of that kind; see `Result.plot`."""
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}; got {kind!r}")
+    one_of("kind", kind, KINDS)
     scalars = [name for name, param in result.space.items() if not param.shape]
     for name in params or ():
         if name not in scalars:

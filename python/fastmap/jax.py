@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmap import _core
+from fastmap._errors import one_of
 from fastmap._extras import need
 from fastmap._functional import forward, inverse, inverse_log_abs_det, pullback
 from fastmap._map import Map, MapLike, resolve
@@ -22,6 +23,9 @@ jnp = jax.numpy
 
 from fastmap import _jax  # noqa: E402  (imports jax)
 
+# One map for all, or a tree of maps in the form of the parameters.
+MapTree = MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...]
+
 
 class MappedState(NamedTuple):
     """The state of `mapped`."""
@@ -30,7 +34,7 @@ class MappedState(NamedTuple):
     inner: Any  # the state of the optimizer
 
 
-def mapped(inner: Any, map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...]) -> Any:
+def mapped(inner: Any, map: MapTree) -> Any:
     """An optax optimizer that moves z = f(theta), while the model keeps theta.
 
     Each update pulls the gradient back, dL/dz = dL/dtheta · dtheta/dz, lets `inner` move z, and returns what
@@ -97,8 +101,7 @@ class StepState(NamedTuple):
     moments: tuple[Any, ...]  # trees like z
 
 
-_GRADIENTS = ("chain", "dual", "clamped")  # in the order of the native enumerations
-_DECAYS = ("none", "z", "theta")
+# Each of the following writes its keywords out: `optax.inject_hyperparams` reads them from the signature.
 
 
 def adam(
@@ -107,7 +110,7 @@ def adam(
     b2: Any = 0.999,
     eps: Any = 1e-8,
     *,
-    map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...],
+    map: MapTree,
     gradient: str = "chain",
     clamp: tuple[float, float] = (0.0, np.inf),
     maximize: bool = False,
@@ -163,8 +166,8 @@ def adam(
     >>> step = jax.jit(optimizer.step, donate_argnums=(0, 1))
     >>> params, state = step(params, state, jnp.ones(3))
     """
-    how: Any = {"gradient": gradient, "clamp": clamp, "maximize": maximize}
-    return _fused("adam", 2, learning_rate, map, beta1=b1, beta2=b2, eps=eps, **how)
+    numbers = {"b1": b1, "b2": b2, "eps": eps}
+    return _fused("adam", 2, learning_rate, numbers, map, gradient, clamp, maximize)
 
 
 def adamw(
@@ -174,7 +177,7 @@ def adamw(
     eps: Any = 1e-8,
     weight_decay: Any = 1e-4,
     *,
-    map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...],
+    map: MapTree,
     decay_space: str = "theta",
     gradient: str = "chain",
     clamp: tuple[float, float] = (0.0, np.inf),
@@ -196,9 +199,8 @@ def adamw(
     optax.GradientTransformationExtraArgs
         As `adam`.
     """
-    how: Any = {"gradient": gradient, "clamp": clamp, "maximize": maximize}
-    decay: Any = {"weight_decay": weight_decay, "decay_space": decay_space}
-    return _fused("adam", 2, learning_rate, map, beta1=b1, beta2=b2, eps=eps, **decay, **how)
+    numbers = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
+    return _fused("adam", 2, learning_rate, numbers, map, gradient, clamp, maximize, decay_space)
 
 
 def sgd(
@@ -206,7 +208,7 @@ def sgd(
     momentum: Any = None,
     nesterov: bool = False,
     *,
-    map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...],
+    map: MapTree,
     gradient: str = "chain",
     clamp: tuple[float, float] = (0.0, np.inf),
     maximize: bool = False,
@@ -229,9 +231,9 @@ def sgd(
     """
     if nesterov and momentum is None:
         raise ValueError("nesterov: needs a momentum")
-    how: Any = {"gradient": gradient, "clamp": clamp, "maximize": maximize}
     kept = 0 if momentum is None else 1
-    return _fused("sgd", kept, learning_rate, map, beta1=momentum or 0.0, nesterov=nesterov, **how)
+    numbers = {} if momentum is None else {"momentum": momentum}
+    return _fused("sgd", kept, learning_rate, numbers, map, gradient, clamp, maximize, nesterov=nesterov)
 
 
 def lion(
@@ -240,7 +242,7 @@ def lion(
     b2: Any = 0.99,
     weight_decay: Any = 1e-3,
     *,
-    map: MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...],
+    map: MapTree,
     decay_space: str = "theta",
     gradient: str = "chain",
     clamp: tuple[float, float] = (0.0, np.inf),
@@ -260,38 +262,35 @@ def lion(
     optax.GradientTransformationExtraArgs
         As `adam`.
     """
-    how: Any = {"gradient": gradient, "clamp": clamp, "maximize": maximize}
-    decay: Any = {"weight_decay": weight_decay, "decay_space": decay_space}
-    return _fused("lion", 1, learning_rate, map, beta1=b1, beta2=b2, **decay, **how)
+    numbers = {"b1": b1, "b2": b2, "weight_decay": weight_decay}
+    return _fused("lion", 1, learning_rate, numbers, map, gradient, clamp, maximize, decay_space)
 
 
 def _fused(
     rule: str,
     n_moments: int,
     learning_rate: Any,
-    map: Any,
-    *,
-    beta1: Any = 0.0,
-    beta2: Any = 0.0,
-    eps: Any = 0.0,
-    weight_decay: Any = 0.0,
+    numbers: dict[str, Any],
+    map: MapTree,
+    gradient: str,
+    clamp: tuple[float, float],
+    maximize: bool,
     decay_space: str = "none",
-    gradient: str = "chain",
-    clamp: tuple[float, float] = (0.0, np.inf),
-    maximize: bool = False,
     nesterov: bool = False,
 ) -> Any:
     optax = need("optax", "jax")
-    decays = not isinstance(weight_decay, int | float) or weight_decay != 0
-    decay = _DECAYS.index(_one_of("decay_space", decay_space, _DECAYS)) * decays
-    how = _GRADIENTS.index(_one_of("gradient", gradient, _GRADIENTS))
+    decay = _core.DECAYS[one_of("decay_space", decay_space, _core.DECAYS)]
+    how = _core.GRADIENTS[one_of("gradient", gradient, _core.GRADIENTS)]
     kind = [_core.RULES[rule], how, decay, True, bool(maximize), bool(nesterov)]
     if not 0 <= clamp[0] <= clamp[1]:
         raise ValueError(f"clamp: expected 0 <= low <= high, got {clamp}")
-    _check_number("weight_decay", weight_decay)
-    _check_number("eps", eps)
-    for name, beta in (("b1", beta1), ("b2", beta2)):
-        _check_number(name, beta, 1)
+    for name, value in numbers.items():
+        _check_number(name, value, 1 if name in ("b1", "b2", "momentum") else np.inf)
+    beta1 = numbers.get("b1", numbers.get("momentum", 0.0))
+    fixed = (beta1, numbers.get("b2", 0.0), numbers.get("eps", 0.0), 0.0)
+    weight_decay = numbers.get("weight_decay", 0.0)
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        kind[2] = 0
     if not callable(learning_rate):
         _check_number("learning_rate", learning_rate)
 
@@ -306,11 +305,11 @@ def _fused(
         rate = learning_rate if rate is None else rate
         rate = rate(state.count) if callable(rate) else rate
         _check_number("learning_rate", rate)
-        numbers = [*clamp, weight_decay, rate, beta1, beta2, eps, 0.0]
+        operands = [*clamp, weight_decay, rate, *fixed]
         tree = jax.tree.structure(params)
         beside = (_maps_like(map, params), params, grads, state.z, *state.moments)
         rows = zip(*(tree.flatten_up_to(t) for t in beside), strict=True)
-        moved = [_step(kind, numbers, state.count, keep_theta, *row) for row in rows]
+        moved = [_step(kind, operands, state.count, keep_theta, *row) for row in rows]
         theta, z, *moments = (tree.unflatten([row[i] for row in moved]) for i in range(2 + n_moments))
         return theta, StepState(optax.safe_increment(state.count), z, tuple(moments))
 
@@ -360,12 +359,6 @@ def _optimizer_class() -> Any:
             return made
 
     return MappedOptimizer
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value
 
 
 def _check_number(name: str, value: Any, end: float = np.inf) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastmap._errors import one_of
 from fastmap._extras import need
 from fastmap._map import Map, MapLike, resolve
 from fastmap.maps import Identity
@@ -103,10 +104,8 @@ def fit(
     Ctrl-C ends the training and keeps the best epoch. So does a loss that is not finite; it counts as
     FAIL.
     """
-    if direction not in ("minimize", "maximize"):
-        raise ValueError(f"direction: expected 'minimize' or 'maximize', got {direction!r}")
-    if method not in _METHODS:
-        raise ValueError(f"method: expected one of {', '.join(_METHODS)}; got {method!r}")
+    one_of("direction", direction, ("minimize", "maximize"))
+    one_of("method", method, _METHODS)
     for name, value in (("epochs", epochs), ("patience", patience)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: must be at least 1, got {value}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
 from fastmap import _core, _native, _shards
-from fastmap._errors import DomainError
+from fastmap._errors import DomainError, one_of
 from fastmap._functional import forward, inverse, inverse_jacobian, jacobian
 from fastmap._map import Map, MapLike, resolve
 from fastmap._numpy_map import NumPyMap
@@ -23,8 +23,6 @@ from fastmap.torch._rows import RowSurgery, own_counts
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_GRADIENTS = ("chain", "dual", "clamped")  # in the order of the native enumerations
-_DECAYS = ("none", "z", "theta")
 _STORED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _SUPPORTED = (
     "theta and gradient may be float32, bfloat16 or float16 with z in float32, or all float64; moments are "
@@ -147,9 +145,9 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             raise ValueError("differentiable: must be False, autograd cannot record a native step")
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm: must be positive, got {max_norm}")
-        _one_of("norm_space", norm_space, ("theta", "z"))
-        _one_of("nonfinite", nonfinite, ("ignore", "skip", "raise"))
-        _one_of("on_edit", on_edit, ("resync", "raise"))
+        one_of("norm_space", norm_space, ("theta", "z"))
+        one_of("nonfinite", nonfinite, ("ignore", "skip", "raise"))
+        one_of("on_edit", on_edit, ("resync", "raise"))
         self.max_norm, self.norm_space = max_norm, norm_space
         self.nonfinite, self.on_edit = nonfinite, on_edit
         self.skipped = 0
@@ -202,8 +200,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         for beta in group.get("betas", ()):
             if not 0 <= beta < 1:
                 raise ValueError(f"betas: must lie in [0, 1), got {group['betas']}")
-        _one_of("gradient", group["gradient"], _GRADIENTS)
-        _one_of("decay_space", group["decay_space"], _DECAYS)
+        one_of("gradient", group["gradient"], _core.GRADIENTS)
+        one_of("decay_space", group["decay_space"], _core.DECAYS)
         if group.get("nesterov") and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("nesterov: needs a momentum and no dampening")
         if not isinstance(group["moments_dtype"], torch.dtype | None):
@@ -448,9 +446,9 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         decays = group["weight_decay"] != 0
         return (
             _core.RULES[self._rule],
-            _GRADIENTS.index(group["gradient"]),
+            _core.GRADIENTS[group["gradient"]],
             *(float(v) for v in group["clamp"]),
-            _DECAYS.index(group["decay_space"]) if decays else 0,
+            _core.DECAYS[group["decay_space"]] if decays else 0,
             bool(group["decoupled_weight_decay"]),
             float(group["weight_decay"]),
             bool(group["maximize"]),
@@ -719,11 +717,6 @@ def _refuse_memory(x: Tensor, name: str) -> None:
         raise ValueError(f"{name}: has no memory, or it was freed")
 
 
-def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
 class Adam(MappedOptimizer):
     """Adam in the mapped space: ``torch.optim.Adam`` with bounds and scales.
 
@@ -892,6 +885,6 @@ def convert_lr(lr: float, theta: Tensor, map: MapLike, to: Literal["z", "theta"]
     -------
     float
     """
-    _one_of("to", to, ("z", "theta"))
+    one_of("to", to, ("z", "theta"))
     slope = float(jacobian(theta.detach(), map).abs().median())
     return lr * slope if to == "z" else lr / slope
