@@ -24,6 +24,8 @@ _COUNTED_TENSOR = struct.Struct("<2Q")
 _STEP = struct.Struct("<2d6I")
 _MOVED_TENSOR = struct.Struct("<8Q3iI")
 
+NO_ROWS = "rows that count their own steps have no step on CUDA yet; keep such parameters on the CPU"
+
 Row = tuple[Any, ...]  # as MappedOptimizer._rows has them
 
 
@@ -46,7 +48,9 @@ def native_step(program: Any, has_arrays: bool, dtype: torch.dtype, name: str) -
 def refuse(p: Tensor, m: Map, lr: Any, name: str) -> None:
     """What cannot be a parameter on a GPU, with its map and its learning rate."""
     if _shards.is_sharded(p):
-        raise NotImplementedError(f"{name}: sharded parameters have no step on CUDA yet")
+        raise NotImplementedError(
+            f"{name}: sharded parameters have no step on CUDA yet; shard them on the CPU"
+        )
     native_step(m.program, m.shape != (), p.dtype, name)
     if on_cuda(lr):
         if lr.numel() != 1 or lr.dtype not in (torch.float32, torch.float64):
@@ -189,7 +193,7 @@ def _refuse_row(row: Row, name: str) -> None:
     """What kernels cannot take, of buffers that are in order otherwise."""
     theta, grad, z, *moments, step = row[3:9]
     if step.ndim or row[9] is not None:
-        raise NotImplementedError(f"{name}: rows that count their own steps have no step on CUDA yet")
+        raise NotImplementedError(f"{name}: {NO_ROWS}")
     if any(n > 1 and a != b for n, a, b in zip(theta.shape, grad.stride(), theta.stride(), strict=True)):
         raise ValueError(
             f"{name}: gradient of strides {grad.stride()} for {theta.stride()}; on CUDA they must be those "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import compress
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -311,24 +312,23 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        on_host = not all(_cuda_step.on_cuda(p) for group in self.param_groups for p in group["params"])
-        if found_inf is not None and on_host and self._found_anywhere(float(found_inf)):
+        if found_inf is not None and self._on_host() and self._found_anywhere(float(found_inf)):
             return loss
-        factor = 1.0 if scale is None or not on_host else 1 / float(scale)
+        factor = 1.0 if scale is None or not self._on_host() else 1 / float(scale)
 
         rows, groups, moved = self._rows(mask)
-        there = [i for i, row in enumerate(rows) if _cuda_step.on_cuda(row[3])]
-        here = [i for i in range(len(rows)) if i not in there] if there else list(range(len(rows)))
-        own, of = [rows[i] for i in here], [moved[i] for i in here]
-        if there:
-            self._prepare_cuda([rows[i] for i in there], [moved[i] for i in there])
+        own, of, on_gpu = rows, moved, [_cuda_step.on_cuda(row[3]) for row in rows]
+        if any(on_gpu):
+            on_cpu = [not x for x in on_gpu]
+            self._prepare_cuda([*compress(rows, on_gpu)], [*compress(moved, on_gpu)])
+            own, of = [*compress(rows, on_cpu)], [*compress(moved, on_cpu)]
         self._prepare(own, groups, of)
         factor = self._clipped(factor, own, of)
         if math.isnan(factor):
             self.skipped += 1
             return loss
         self._stepper.step(factor)
-        if there:
+        if any(on_gpu):
             rates = [group["lr"] for group in self.param_groups]
             self._cuda_stepper.step(groups, rates, scale, found_inf)
         written: list[Tensor] = []
@@ -340,6 +340,10 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         for p, *_ in moved:
             self._versions[p] = _shards.version(p)
         return loss
+
+    def _on_host(self) -> bool:
+        """Whether a parameter lies on the CPU, whose step reads what GradScaler found."""
+        return not all(_cuda_step.on_cuda(p) for group in self.param_groups for p in group["params"])
 
     def _rows(
         self, mask: Tensor | Mapping[Tensor, Tensor] | None = None
@@ -388,9 +392,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             if is_sharded(p):
                 raise ValueError(f"mask: {name} is sharded, and its rows belong to several processes")
             if _cuda_step.on_cuda(p):
-                raise NotImplementedError(
-                    f"mask: {name} is on {p.device}, where rows have no step of their own yet"
-                )
+                raise NotImplementedError(f"mask: {name} is on {p.device}: {_cuda_step.NO_ROWS}")
             if m.dtype is not torch.bool or m.device.type != "cpu" or p.ndim == 0 or m.shape != p.shape[:1]:
                 raise ValueError(
                     f"mask: expected a bool tensor of shape {tuple(p.shape[:1])} on the CPU for {name}, "

@@ -21,7 +21,7 @@ def own_counts(p: Tensor, state: dict[str, Any]) -> None:
 def _refuse_own_counts(chosen: Iterable[tuple[Tensor, dict[str, Any], str]]) -> None:
     for p, _, name in chosen:
         if _cuda_step.on_cuda(p):
-            raise NotImplementedError(f"{name}: rows on CUDA tensors cannot count their own steps yet")
+            raise NotImplementedError(f"{name}: {_cuda_step.NO_ROWS}")
 
 
 class RowSurgery:
