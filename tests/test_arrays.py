@@ -167,6 +167,23 @@ def test_out_of_domain_is_refused_with_count_and_first_index(m: fm.Map, dtype: t
         assert caught.value.index in {(7, 3), (40, 2)}
 
 
+@each_dtype
+@each_map
+def test_clip_looks_at_each_element_alone(m: fm.Map, dtype: type) -> None:
+    """And gives finite values to all that a map takes first, also where a valid one overflows."""
+    info = np.finfo(dtype)
+    for f in (m, m.inv):
+        ends = np.array(f.domain, dtype)
+        parts = [0.0, -0.0, 0.5, 1, -1, 100, -100, 1e4, -1e4, info.smallest_subnormal, info.max / 2, info.max]
+        x = np.array([*ends, *np.nextafter(ends, ends[::-1]), *parts, *np.negative(parts), np.inf, -np.inf])
+        x = x.astype(dtype)
+        for function in VALUE_FUNCTIONS:
+            together = function(x, f, invalid="clip")
+            alone = np.concatenate([function(x[i : i + 1], f, invalid="clip") for i in range(len(x))])
+            assert together.tobytes() == alone.tobytes(), function
+        assert np.isfinite(fm.forward(x, f, invalid="clip")).all()
+
+
 @each_map
 def test_policies(m: fm.Map) -> None:
     low, high = m.domain

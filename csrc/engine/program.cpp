@@ -152,27 +152,6 @@ void valid_range(const Step& step, Storage storage, Check check, double* low, do
   *high = round_inwards(*high, storage, false);
 }
 
-// An unusual block again, by the policy and the exact kernel. False: refused.
-bool redo(const Step& step, Storage storage, Op native, bool to_search_space, const void* x, void* out,
-          std::size_t n, Policy policy, bool stream) {
-  const MapKernels& kernels = *step.kernels;
-  alignas(64) unsigned char clipped[kSumBlock * 8], result[kSumBlock * 8];
-  const Check check = check_of(native, to_search_space);
-  if (policy != Policy::nan && !kernels.all_valid[check](x, n, step.args)) {
-    if (policy == Policy::raise || !kernels.all_valid[kNumber](x, n, step.args)) return false;
-    double low, high;
-    if (dtype_of(storage) == kFloat32)
-      valid_range<float>(step, storage, check, &low, &high);
-    else
-      valid_range<double>(step, storage, check, &low, &high);
-    active_isa().engine->clip[dtype_of(storage)](x, clipped, n, low, high);
-    x = clipped;
-  }
-  kernels.exact[native](x, stream ? result : out, n, step.args);
-  if (stream) active_isa().engine->stream(result, out, n * compute_size(storage), x);
-  return true;
-}
-
 // What is left over after whole multiples of kLanes is computed apart, filled up with its last element.
 bool fast(const Step& step, Storage storage, Op native, const void* x, void* out, std::size_t n,
           bool stream) {
@@ -188,11 +167,51 @@ bool fast(const Step& step, Storage storage, Op native, const void* x, void* out
   return !unusual;
 }
 
+void exact(const Step& step, Storage storage, Op native, const void* x, void* out, std::size_t n,
+           bool stream) {
+  alignas(64) unsigned char result[kSumBlock * 8];
+  step.kernels->exact[native](x, stream ? result : out, n, step.args);
+  if (stream) active_isa().engine->stream(result, out, n * compute_size(storage), x);
+}
+
+// Whether all x are valid and, for the first input of a call, have a finite value.
+template <class T>
+bool all_stay(const Step& step, Storage storage, Check check, const void* x, std::size_t n) {
+  if (!step.kernels->all_valid[check](x, n, step.args)) return false;
+  if (check != kThetaInside && check != kZInside) return true;
+  const Op value = check == kThetaInside ? kForward : kInverse;
+  alignas(64) T y[kSumBlock];
+  if (!fast(step, storage, value, x, y, n, false)) exact(step, storage, value, x, y, n, false);
+  return std::all_of(y, y + n, [](T v) { return std::isfinite(v); });
+}
+
+// As "clip" has it: what does not stay goes to the nearest number that does, whoever its neighbours are.
+template <class T> void clip(const Step& step, Storage storage, Op native, Check check, const void* x,
+                             void* out, std::size_t n, bool stream) {
+  double low, high;
+  valid_range<T>(step, storage, check, &low, &high);
+  alignas(64) T clipped[kSumBlock];
+  active_isa().engine->clip[dtype_of(storage)](x, clipped, n, low, high);
+  exact(step, storage, native, clipped, out, n, stream);
+}
+
 bool run(const Step& step, Storage storage, Op op, bool to_search_space, const void* x, void* out,
          std::size_t n, Policy policy, bool stream = false) {
+  const MapKernels& kernels = *step.kernels;
   const Op native = step.native(op);
-  return fast(step, storage, native, x, out, n, stream) ||
-         redo(step, storage, native, to_search_space, x, out, n, policy, stream);
+  const Check check = check_of(native, to_search_space);
+  const bool is_float = dtype_of(storage) == kFloat32;
+  if (policy == Policy::clip || policy == Policy::nearest) {
+    if (policy == Policy::clip && !kernels.all_valid[kNumber](x, n, step.args)) return false;
+    if (!(is_float ? all_stay<float> : all_stay<double>)(step, storage, check, x, n)) {
+      (is_float ? clip<float> : clip<double>)(step, storage, native, check, x, out, n, stream);
+      return true;
+    }
+  }
+  if (fast(step, storage, native, x, out, n, stream)) return true;
+  if (policy == Policy::raise && !kernels.all_valid[check](x, n, step.args)) return false;
+  exact(step, storage, native, x, out, n, stream);
+  return true;
 }
 
 // With y the value before a step: derivatives multiply, log-derivatives add up, and the derivative of their sum

@@ -11,7 +11,8 @@
 
 namespace fastmap {
 
-enum class Policy { raise, nan, clip };
+// What becomes of invalid input; `nearest` is the engine's own: `clip`, but NaN stays.
+enum class Policy { raise, nan, clip, nearest };
 
 constexpr int half_of(Storage s) { return s - kStoredBFloat16; }  // which 16-bit type; negative: none
 constexpr DType dtype_of(Storage s) { return s == kStoredFloat64 ? kFloat64 : kFloat32; }

@@ -39,19 +39,10 @@ struct StepSpace {
   Held theta, z, first, second;
 };
 
-// As far as z lies in the codomain; where it does not, from its nearest point, in the type that z is kept in. NaN stays
-// NaN, and what becomes of its neighbours does not depend on it.
+// As far as z lies in the codomain; where it does not, from its nearest point, in the type that z is kept in. NaN stays.
 void from_z(const Row& row, Storage storage, Op op, const void* z, void* out, std::size_t m,
             Scratch& scratch) {
-  const Storage computed = computed_in(storage);
-  if (compute(row, computed, op, z, out, m, Policy::clip, scratch)) return;
-  const std::size_t item = compute_size(storage);
-  for (std::size_t i = 0; i < m; ++i) {
-    const void* from = static_cast<const char*>(z) + i * item;
-    void* to = static_cast<char*>(out) + i * item;
-    if (!compute(row, computed, op, from, to, 1, Policy::clip, scratch))
-      compute(row, computed, op, from, to, 1, Policy::nan, scratch);
-  }
+  compute(row, computed_in(storage), op, z, out, m, Policy::nearest, scratch);
 }
 
 // dL/dz of a block, up to weight decay.
