@@ -369,7 +369,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("OPS") = ops;
   m.attr("RULES") = py::dict(py::arg("sgd") = int(kSgd), py::arg("adam") = int(kAdam),
                              py::arg("lion") = int(kLion));
-  m.attr("GRADIENTS") = py::dict(py::arg("chain") = int(Gradient::chain), py::arg("dual") = int(Gradient::dual),
+  m.attr("GRADIENTS") = py::dict(py::arg("chain") = int(Gradient::chain),
+                                 py::arg("dual") = int(Gradient::dual),
                                  py::arg("clamped") = int(Gradient::clamped));
   m.attr("DECAYS") = py::dict(py::arg("none") = int(Decay::none), py::arg("z") = int(Decay::z),
                               py::arg("theta") = int(Decay::theta));
