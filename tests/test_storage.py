@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import pickle
@@ -300,5 +301,16 @@ def test_a_damaged_journal_is_refused(tmp_path: Path, lost: str) -> None:
     fm.minimize(bowl, SPACE, method="random", budget=2, storage=path)
     before, trials = path.read_text().split('"z:lr"', 1)
     path.write_text(before + ('"z:lr"' + trials).replace(lost, '"gone"'))
+    with pytest.raises(ValueError, match="storage: its trials are damaged"):
+        searches.load(path)
+
+
+def test_a_number_that_no_float_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    fm.minimize(bowl, SPACE, method="random", budget=2, storage=path)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    drawn = next(r for r in records if r.get("param_name") == "z:lr")
+    drawn["param_value_internal"] = 10**400
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     with pytest.raises(ValueError, match="storage: its trials are damaged"):
         searches.load(path)

@@ -390,7 +390,7 @@ def stored_records(study: Any, space: Space) -> list[Record]:
     """
     try:
         return list(_records(study, space))
-    except (AttributeError, LookupError, TypeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"storage: its trials are damaged: {error!r}") from error
 
 
