@@ -47,8 +47,14 @@ template <class Map, class T> void z_range(const ArgsBuffer& buffer, double* low
 
 // How many vectors a loop computes side by side. The chain of a vector through one or two elementary functions is
 // longer than the reorder buffer, so that the next iteration cannot start early; maps without such a chain say 1.
+// Two where float is computed in double (`in_double`), of whose vectors that is four.
 template <class Map> FM_INLINE constexpr auto vectors(int) -> decltype(Map::vectors) { return Map::vectors; }
 template <class Map> FM_INLINE constexpr int vectors(long) { return 4; }
+template <class Map, class T> FM_INLINE constexpr auto in_double(int)
+    -> decltype(Map::template in_double<T>) {
+  return Map::template in_double<T>;
+}
+template <class Map, class T> FM_INLINE constexpr bool in_double(long) { return false; }
 // The narrowest type of a loop decides how many elements GCC takes at once: a flag of 8 bits among floats makes it
 // four vectors, each statement four times in a row.
 template <std::size_t size> struct UnsignedOf;
@@ -66,8 +72,9 @@ template <> struct UnsignedOf<8> {
 };
 template <class T, int vectors> using Flag = typename UnsignedOf<sizeof(T) / vectors>::type;
 // The derivatives of log-derivatives serve double backward: one vector, and a shorter build.
-template <class Map> constexpr int vectors_of(Op op) {
-  return op == kLogAbsDetGrad || op == kInverseLogAbsDetGrad ? 1 : vectors<Map>(0);
+template <class Map, class T> constexpr int vectors_of(Op op) {
+  if (op == kLogAbsDetGrad || op == kInverseLogAbsDetGrad) return 1;
+  return in_double<Map, T>(0) ? 2 : vectors<Map>(0);
 }
 
 // Input is fetched and results are stored in step with the computation, which hides both ways of memory; a block that
@@ -80,7 +87,7 @@ template <class T> FM_INLINE void fetch_ahead(const T* x) {
 
 template <class Map, Op op, class T, class A>
 FM_INLINE bool fast_loop(const T* x, T* out, std::size_t n, const A a, bool stream) {
-  Flag<T, vectors_of<Map>(op)> unusual = 0;
+  Flag<T, vectors_of<Map, T>(op)> unusual = 0;
   for (const T* const end = x + n; x != end; x += kLanes, out += kLanes) {
     alignas(kLineBytes) T result[kLanes];
 #pragma GCC ivdep

@@ -1,7 +1,6 @@
 #pragma once
 
-#include "maps/map.hpp"
-#include "math/precise.hpp"
+#include "maps/wide.hpp"
 
 namespace fastmap::FM_ISA {
 
@@ -44,23 +43,24 @@ struct Kumaraswamy {
       nullptr, true};
   // clang-format on
   static constexpr int cases = 1;
+  template <class T> using Twice = math::Twice<T>;
+  template <class T> static constexpr bool in_double = !math::has_edges<T>;
 
   template <class T> struct Args {
     T low, high, z_low, z_high;
     T usual_low, usual_high, usual_z_low, usual_z_high;
-    T c1, c0;
-    HiLo<T> c1_inv, c0_inv, c1_minus_1, c0_minus_1, c0_minus_1_c1;
-    HiLo<T> log_c0, log_product;
-    T product, product_inv;
+    double c1, c0;
+    Twice<T> c1_inv, c0_inv, c1_minus_1, c0_minus_1, c0_minus_1_c1;
+    Twice<T> log_c0, log_product;
+    double product, product_inv;
   };
   static double power(double x) { return 1 / host::exp(min(-x, 690.0)).hi; }  // e^x for x < 0
   template <class T> static Args<T> prepare(const double* p) {
-    const double c1 = p[0], c0 = p[1], small = 4 * double(Float<T>::small);
+    const double c1 = p[0], c0 = p[1], small = 4 * Float<double>::small;
     const HiLo<double> one{1, 0}, c0_m1 = two_sum(c0, -1.0), log_c0 = host::log({c0, 0});
     const HiLo<double> product = two_product(c1, c0);
-    // Where w, theta and slopes stay normal: exponents of at most +-half and +-2 half.
-    const double half = sizeof(T) == 4 ? 40 : 340, d1 = max(abs(c1 - 1), 0x1p-40),
-                 d0 = max(abs(c0 - 1), 0x1p-40);
+    // Where w, theta and slopes stay normal in double: exponents of at most +-half and +-2 half.
+    const double half = 340, d1 = max(abs(c1 - 1), 0x1p-40), d0 = max(abs(c0 - 1), 0x1p-40);
     const double low = power(-half / max(c1, d1)),
                  high = power(host::log({1 - power(-half / d0), 0}).hi / c1);
     const double z_low = 1.01 * max(c0, 1.0) * power(-c1 * min(2 * half, half / d1)),
@@ -73,39 +73,38 @@ struct Kumaraswamy {
             T(high),
             T(max(z_low, small)),
             T(z_high),
-            T(c1),
-            T(c0),
-            host::round_to<T>(divide(one, {c1, 0})),
-            host::round_to<T>(divide(one, {c0, 0})),
-            host::round_to<T>(two_sum(c1, -1.0)),
-            host::round_to<T>(c0_m1),
-            host::round_to<T>(host::multiply(c0_m1, {c1, 0})),
-            host::round_to<T>(log_c0),
-            host::round_to<T>(host::add(host::log({c1, 0}), log_c0)),
-            T(product.hi),
-            T(divide(one, product).hi)};
+            c1,
+            c0,
+            host::twice<T>(divide(one, {c1, 0})),
+            host::twice<T>(divide(one, {c0, 0})),
+            host::twice<T>(two_sum(c1, -1.0)),
+            host::twice<T>(c0_m1),
+            host::twice<T>(host::multiply(c0_m1, {c1, 0})),
+            host::twice<T>(log_c0),
+            host::twice<T>(host::add(host::log({c1, 0}), log_c0)),
+            product.hi,
+            divide(one, product).hi};
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
+    if constexpr (!math::has_edges<T>) return (t > 0) & (t < 1);
     return (t >= a.usual_low) & (t < a.usual_high) & (a.c1 > Float<T>::small) & (a.c0 > Float<T>::small);
   }
   template <class T> FM_INLINE static bool usual_z(T z, const Args<T>& a) {
+    if constexpr (!math::has_edges<T>) return (z > 0) & (z < 1);
     return (z >= a.usual_z_low) & (z < a.usual_z_high) & (a.c1 > Float<T>::small) & (a.c0 > Float<T>::small);
   }
 
-  template <Path P, class T> FM_INLINE static HiLo<T> log_of(T x) {
-    T lift = 1, lifted = 0;
+  template <Path P> FM_INLINE static double log_of(float x) { return math::precise_log(double(x)); }
+  template <Path P> FM_INLINE static HiLo<double> log_of(double x) {
+    double lift = 1, lifted = 0;
     if constexpr (P == Path::exact) {
-      const bool tiny = x < Float<T>::small;
-      lift = select(tiny, Float<T>::large, T(1));
-      lifted = select(tiny, T(sizeof(T) == 4 ? 60 : 500), T(0));
+      const bool tiny = x < Float<double>::small;
+      lift = select(tiny, Float<double>::large, 1.0);
+      lifted = select(tiny, 500.0, 0.0);
     }
-    const T u = x * lift;
-    const auto l = math::reduce_log(HiLo<T>{u, 0}, HiLo<T>{u - 1, 0});
+    const double u = x * lift;
+    const auto l = math::reduce_log(HiLo<double>{u, 0}, HiLo<double>{u - 1, 0});
     return math::add_ln2(l.k - lifted, math::twice_atanh_parts(divide(l.num, l.den)));
-  }
-  // log(1 - e^x), x < 0
-  template <class T> FM_INLINE static HiLo<T> log1mexp(const math::ExpAndExpm1<T>& e) {
-    return math::finish_log(math::reduce_log(negate(e.expm1), negate(e.exp)));
   }
   // At 0 and 1, where logarithms are infinite, ops answer by themselves.
   template <Path P, class T> FM_INLINE static T inner(T x) {
@@ -117,88 +116,98 @@ struct Kumaraswamy {
     return r;
   }
   // lim x^-sign, but `otherwise` for sign == 0
-  template <class T> FM_INLINE static T limit(T sign, T below, T otherwise, T above) {
+  template <class T> FM_INLINE static T limit(double sign, T below, T otherwise, T above) {
     return select(sign < 0, below, select(sign > 0, above, otherwise));
   }
 
   template <class T> struct Parts {
-    HiLo<T> log_t, log_v, w, v, log_w;
+    Twice<T> log_t, log_v, w, v, log_w;
   };
   template <Path P, class T> FM_INLINE static Parts<T> parts(T t, const Args<T>& a) {
-    const HiLo<T> log_t = log_of<P>(inner<P>(t)), log_w = multiply(log_t, a.c1);
+    const Twice<T> log_t = log_of<P>(inner<P>(t)), log_w = multiply(log_t, a.c1);
     const auto e = math::precise_exp(log_w);
-    return {log_t, log1mexp(e), e.exp, negate(e.expm1), log_w};
+    const Twice<T> v = negate(e.expm1);
+    return {log_t, math::precise_log(v, negate(e.exp)), e.exp, v, log_w};
   }
   template <Path P, class T> FM_INLINE static Parts<T> parts_of_z(T z_, const Args<T>& a) {
     const T z = inner<P>(z_);
-    const HiLo<T> log_v = multiply(math::precise_log1p(HiLo<T>{-z, 0}), a.c0_inv);
+    const Twice<T> log_v = multiply(math::precise_log1p(math::twice<T>(-z)), a.c0_inv);
     const auto e = math::precise_exp(log_v);
-    HiLo<T> log_w = log1mexp(e);
-    if constexpr (P == Path::exact) {  // w = z / concentration0
+    const Twice<T> w = negate(e.expm1);
+    Twice<T> log_w = math::precise_log(w, negate(e.exp));
+    if constexpr (math::at_edges<P, T>) {  // w = z / concentration0
       const HiLo<T> tiny = math::add(log_of<P>(z), negate(a.log_c0));
       log_w = select(z < Float<T>::small, tiny, log_w);
     }
-    return {multiply(log_w, a.c1_inv), log_v, negate(e.expm1), e.exp, log_w};
+    return {multiply(log_w, a.c1_inv), log_v, w, e.exp, log_w};
   }
   // log(dz / dtheta) without the constant
-  template <class T> FM_INLINE static HiLo<T> log_slope(const Parts<T>& p, const Args<T>& a) {
+  template <class T> FM_INLINE static Twice<T> log_slope(const Parts<T>& p, const Args<T>& a) {
     return math::add(multiply(a.c1_minus_1, p.log_t), multiply(a.c0_minus_1, p.log_v));
   }
   // theta v d/dtheta log(dz / dtheta)
-  template <class T> FM_INLINE static HiLo<T> bend(const Parts<T>& p, const Args<T>& a) {
+  template <class T> FM_INLINE static Twice<T> bend(const Parts<T>& p, const Args<T>& a) {
     return math::add(multiply(a.c1_minus_1, p.v), negate(multiply(a.c0_minus_1_c1, p.w)));
   }
-  template <class T> static constexpr T deep_log = T(sizeof(T) == 4 ? -80 : -690);
+  template <Path P> FM_INLINE static float scaled_exp(double c, double x) {
+    return float(c * math::precise_exp(x).exp);
+  }
+  template <Path P> FM_INLINE static double scaled_exp(double c, HiLo<double> x) {
+    return math::scaled_exp<P>(c, x);
+  }
+  static constexpr double deep_log = -690;
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
     const Parts<T> p = parts<P>(t, a);
-    T r = -math::precise_exp(multiply(p.log_v, a.c0)).expm1.hi;
-    if constexpr (P == Path::exact)
-      r = select(p.log_w.hi < deep_log<T>, math::far_exp(math::add(p.log_w, a.log_c0)), r);
+    T r = T(-math::head(math::precise_exp(multiply(p.log_v, a.c0)).expm1));
+    if constexpr (math::at_edges<P, T>)
+      r = select(p.log_w.hi < deep_log, math::far_exp(math::add(p.log_w, a.log_c0)), r);
     return with_ends<P>(t, T(0), r, T(1));
   }
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     const Parts<T> p = parts_of_z<P>(z, a);
-    T r = math::precise_exp(p.log_t).exp.hi;
-    if constexpr (P == Path::exact) r = select(p.log_t.hi < deep_log<T>, math::far_exp(p.log_t), r);
+    T r = T(math::head(math::precise_exp(p.log_t).exp));
+    if constexpr (math::at_edges<P, T>) r = select(p.log_t.hi < deep_log, math::far_exp(p.log_t), r);
     return with_ends<P>(z, T(0), min(r, T(1)), T(1));
   }
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
-    const T r = math::scaled_exp<P>(a.product, log_slope(parts<P>(t, a), a));
-    return with_ends<P>(t, limit(a.c1_minus_1.hi, Float<T>::inf, a.product, T(0)), r,
-                        limit(a.c0_minus_1.hi, Float<T>::inf, a.product, T(0)));
+    const T r = scaled_exp<P>(a.product, log_slope(parts<P>(t, a), a));
+    return with_ends<P>(t, limit(math::head(a.c1_minus_1), Float<T>::inf, T(a.product), T(0)), r,
+                        limit(math::head(a.c0_minus_1), Float<T>::inf, T(a.product), T(0)));
   }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
-    const T r = math::scaled_exp<P>(a.product_inv, negate(log_slope(parts_of_z<P>(z, a), a)));
-    return with_ends<P>(z, limit(a.c1_minus_1.hi, T(0), a.product_inv, Float<T>::inf), r,
-                        limit(a.c0_minus_1.hi, T(0), a.product_inv, Float<T>::inf));
+    const T r = scaled_exp<P>(a.product_inv, negate(log_slope(parts_of_z<P>(z, a), a)));
+    return with_ends<P>(z, limit(math::head(a.c1_minus_1), T(0), T(a.product_inv), Float<T>::inf), r,
+                        limit(math::head(a.c0_minus_1), T(0), T(a.product_inv), Float<T>::inf));
   }
   template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
-    const T r = math::add(log_slope(parts<P>(t, a), a), a.log_product).hi;
-    return with_ends<P>(t, limit(a.c1_minus_1.hi, Float<T>::inf, a.log_product.hi, -Float<T>::inf), r,
-                        limit(a.c0_minus_1.hi, Float<T>::inf, a.log_product.hi, -Float<T>::inf));
+    const T constant = T(math::head(a.log_product));
+    const T r = T(math::head(math::add(log_slope(parts<P>(t, a), a), a.log_product)));
+    return with_ends<P>(t, limit(math::head(a.c1_minus_1), Float<T>::inf, constant, -Float<T>::inf), r,
+                        limit(math::head(a.c0_minus_1), Float<T>::inf, constant, -Float<T>::inf));
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
-    const T r = 0 - math::add(log_slope(parts_of_z<P>(z, a), a), a.log_product).hi;
-    return with_ends<P>(z, limit(a.c1_minus_1.hi, -Float<T>::inf, 0 - a.log_product.hi, Float<T>::inf), r,
-                        limit(a.c0_minus_1.hi, -Float<T>::inf, 0 - a.log_product.hi, Float<T>::inf));
+    const T constant = 0 - T(math::head(a.log_product));
+    const T r = 0 - T(math::head(math::add(log_slope(parts_of_z<P>(z, a), a), a.log_product)));
+    return with_ends<P>(z, limit(math::head(a.c1_minus_1), -Float<T>::inf, constant, Float<T>::inf), r,
+                        limit(math::head(a.c0_minus_1), -Float<T>::inf, constant, Float<T>::inf));
   }
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
     const Parts<T> p = parts<P>(t, a);
-    const T m1 = a.c1_minus_1.hi, m0 = a.c0_minus_1_c1.hi;
-    T r = math::value(divide(bend(p, a), p.v)) / t;
-    if constexpr (P == Path::exact) r = select(p.log_w.hi < deep_log<T>, select(m1 == 0, 0 - m0, m1 / t), r);
-    return with_ends<P>(t, limit(m1, -Float<T>::inf, 0 - m0, Float<T>::inf), r,
-                        limit(m0, Float<T>::inf, m1, -Float<T>::inf));
+    const double m1 = math::head(a.c1_minus_1), m0 = math::head(a.c0_minus_1_c1);
+    double r = math::value(divide(bend(p, a), p.v)) / t;
+    if constexpr (math::at_edges<P, T>) r = select(p.log_w.hi < deep_log, select(m1 == 0, 0 - m0, m1 / t), r);
+    return with_ends<P>(t, limit(m1, -Float<T>::inf, T(0 - m0), Float<T>::inf), T(r),
+                        limit(m0, Float<T>::inf, T(m1), -Float<T>::inf));
   }
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T z, const Args<T>& a) {
     const Parts<T> p = parts_of_z<P>(z, a);
-    const T m1 = a.c1_minus_1.hi, m0 = a.c0_minus_1.hi;
-    const HiLo<T> den = multiply(p.w, two_sum(T(1), -z));
-    T r = 0 - math::value(divide(bend(p, a), den)) * a.product_inv;
-    if constexpr (P == Path::exact)
+    const double m1 = math::head(a.c1_minus_1), m0 = math::head(a.c0_minus_1);
+    const Twice<T> den = multiply(p.w, math::exact_sum(T(1), -z));
+    double r = 0 - math::value(divide(bend(p, a), den)) * a.product_inv;
+    if constexpr (math::at_edges<P, T>)
       r = select(z < Float<T>::small, select(m1 == 0, m0 / a.c0, (0 - m1 / a.c1) / z), r);
-    return with_ends<P>(z, limit(m1, Float<T>::inf, m0 / a.c0, -Float<T>::inf), r,
-                        limit(m0, -Float<T>::inf, 0 - m1 / a.c1, Float<T>::inf));
+    return with_ends<P>(z, limit(m1, Float<T>::inf, T(m0 / a.c0), -Float<T>::inf), T(r),
+                        limit(m0, -Float<T>::inf, T(0 - m1 / a.c1), Float<T>::inf));
   }
 };
 

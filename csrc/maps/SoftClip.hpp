@@ -41,19 +41,23 @@ struct SoftClip {
       {2, 4}, "sampled", 5, {{0, 1, 1}, {-1, 3, 0.25}, {1000, 1001, 0.1}, {-0.001, 10, 2}, {0, 1, 0.005}}};
   // clang-format on
   static constexpr int cases = 1;
+  template <class T> using Twice = math::Twice<T>;
+  template <class T> static constexpr bool in_double = !math::has_edges<T>;
 
+  // In Twice<T> throughout: next to the middle and next to roots y - s and low + c y cancel.
   template <class T> struct Args {
     T low, high;
-    T softness;
-    HiLo<T> span, decay;  // s, e^-s
-    HiLo<T> rate, size;   // s / w, w / s
-    HiLo<T> middle;       // z of the middle
-    HiLo<T> log_stretch;  // log of s c / w
-    HiLo<T> log_slope;    // log of (1 - e^-s) w / (s c)
-    HiLo<T> log_first;    // y - log(theta - low) next to low
-    T slope, inverse_slope;
-    HiLo<T> root, alpha_beta, beta;  // see forward
-    T reach;                         // of the form next to the root; -1: there is no need
+    double softness;
+    Twice<T> per_softness;
+    Twice<T> span, decay;  // s, e^-s
+    Twice<T> rate, size;   // s / w, w / s
+    Twice<T> middle;       // z of the middle
+    Twice<T> log_stretch;  // log of s c / w
+    Twice<T> log_slope;    // log of (1 - e^-s) w / (s c)
+    Twice<T> log_first;    // y - log(theta - low) next to low
+    double slope, inverse_slope;
+    Twice<T> root, alpha_beta, beta;  // see forward
+    T reach;                          // of the form next to the root; -1: there is no need
   };
   static HiLo<double> log1p(HiLo<double> x) {  // |x| small: where log(1 + x) would lose digits
     if (abs(x.hi) > 0x1p-30) return host::log(host::add({1, 0}, x));
@@ -99,191 +103,209 @@ struct SoftClip {
     const host::Wide middle = host::add(host::multiply(span, {{c / 2, 0, 0}}), {{low, 0, 0}});
     return {T(low),
             T(high),
-            T(c),
-            host::round_to<T>(s),
-            host::round_to<T>(decay),
-            host::round_to<T>(rate),
-            host::round_to<T>(divide(w, s)),
-            host::round_to<T>(middle),
-            host::round_to<T>(log_stretch),
-            host::round_to<T>(host::add(log_full, negate(log_stretch))),
-            host::round_to<T>(host::add(host::log(rate), negate(log_full))),
-            T(host::multiply(stretch, full).hi),
-            T(divide(full, stretch).hi),
-            host::round_to<T>(root),
-            host::round_to<T>(alpha_beta),
-            host::round_to<T>(beta),
+            c,
+            host::twice<T>(divide(one, {c, 0})),
+            host::twice<T>(s),
+            host::twice<T>(decay),
+            host::twice<T>(rate),
+            host::twice<T>(divide(w, s)),
+            host::twice<T>(host::head(middle)),
+            host::twice<T>(log_stretch),
+            host::twice<T>(host::add(log_full, negate(log_stretch))),
+            host::twice<T>(host::add(host::log(rate), negate(log_full))),
+            host::multiply(stretch, full).hi,
+            divide(full, stretch).hi,
+            host::twice<T>(host::head(root)),
+            host::twice<T>(alpha_beta),
+            host::twice<T>(beta),
             T(reach)};
   }
 
+  // In float all that is finite and inside is usual.
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
-    const T p = t - a.low, q = a.high - t, n = min(p, q), x = n * a.rate.hi;
-    return (n > Float<T>::small) & (x > Float<T>::small) & (x <= most<T>)&(max(p, q) < Float<T>::large);
+    const T p = t - a.low, q = a.high - t;
+    if constexpr (!math::has_edges<T>) return (p > 0) & (q > 0);
+    const T n = min(p, q), x = n * math::head(a.rate);
+    return (n > Float<T>::small) & (x > Float<T>::small) & (x <= most) & (max(p, q) < Float<T>::large);
   }
   template <class T> FM_INLINE static bool usual_z(T z, const Args<T>& a) {
-    const T y = (z - a.low) / a.softness, mirrored = a.span.hi - y;
-    return (abs(z) < Float<T>::large) & (abs(min(y, mirrored)) <= most<T>);
+    if constexpr (!math::has_edges<T>) return abs(z) <= Float<T>::max;
+    const T y = (z - a.low) * math::head(a.per_softness), mirrored = math::head(a.span) - y;
+    return (abs(z) < Float<T>::large) & (abs(min(y, mirrored)) <= most);
   }
-  template <class T> static constexpr T most = T(sizeof(T) == 4 ? 40 : 340);  // e^-most > small
+  static constexpr double most = 340;  // e^-most > small
 
   // e^-x, where x > 0 is so large that the result may be subnormal too.
-  template <Path P, class T> FM_INLINE static HiLo<T> decay(HiLo<T> x, HiLo<T> known) {
-    if constexpr (P == Path::exact)
-      return select(x.hi > -math::Constants<T>::exp_low - 1, HiLo<T>{math::exp<P>(negate(x)), 0}, known);
+  template <Path P, class T> FM_INLINE static Twice<T> decay(Twice<T> x, Twice<T> known) {
+    if constexpr (math::at_edges<P, T>)
+      return select(math::head(x) > -math::Constants<T>::exp_low - 1, HiLo<T>{math::exp<P>(negate(x)), 0},
+                    known);
     return known;
   }
 
-  // From the bound that is nearer: n, its distance to theta; x = n s/w <= s/2; e^-x and e^-(s - x).
+  // From the bound that is nearer: n, its distance to theta; x = n s/w <= s/2; E = e^-x, 1 - E.
   template <class T> struct Near {
-    bool upper, tiny;
-    HiLo<T> n, x, decay, minus_expm1, far_decay, far_expm1;
+    bool upper;
+    Twice<T> n, x;
   };
-  template <Path P, class T> FM_INLINE static Near<T> near(T t, const Args<T>& a) {
-    const HiLo<T> p = two_sum(t, -a.low), q = two_sum(a.high, -t);
-    const bool upper = p.hi > q.hi;
-    const HiLo<T> n = select(upper, q, p), x = multiply(a.rate, n);
-    const auto e = math::precise_exp(negate(x));
-    const HiLo<T> far = decay<P>(math::add(a.span, negate(x)), divide(a.decay, e.exp));
-    const bool tiny = x.hi <= Float<T>::small;
-    const HiLo<T> far_expm1 = math::add(HiLo<T>{1, 0}, negate(far));
-    return {upper, tiny, n, x, decay<P>(x, e.exp), negate(e.expm1), far, far_expm1};
+  template <class T> FM_INLINE static Near<T> near(T t, const Args<T>& a) {
+    const Twice<T> p = math::exact_sum(t, -a.low), q = math::exact_sum(a.high, -t);
+    const bool upper = math::head(p) > math::head(q);
+    const Twice<T> n = select(upper, q, p);
+    return {upper, n, multiply(a.rate, n)};
   }
-  // (1 - e^-x) (1 - e^-(s - x))
-  template <class T> FM_INLINE static HiLo<T> both(const Near<T>& e) {
-    return multiply(e.minus_expm1, e.far_expm1);
+  template <class T> FM_INLINE static Twice<T> one_plus(Twice<T> x) {
+    return math::add(math::twice<T>(1), x);
   }
 
   // y = x + log((1 - e^-x) / (1 - e^-(s - x))), and where z is a small difference of low and c y,
-  //   z = c log(1 + E (alpha + beta) / (1 - beta E)), E = expm1(x - x0), x0 at the root,
+  //   z = c log(1 + M (alpha + beta) / (1 - beta M)), M = expm1(x - x0), x0 at the root,
   //   alpha = 1 / (1 - e^-x0), beta = 1 / (e^(s - x0) - 1).
+  // One exponential, one quotient and one logarithm serve both.
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
-    const Near<T> e = near<P>(t, a);
-    HiLo<T> l = math::precise_log(divide(e.minus_expm1, e.far_expm1));
-    if constexpr (P == Path::exact) {
-      const HiLo<T> log_n = math::log_parts<P>(e.n);
-      l = select(e.tiny, math::add(HiLo<T>{max(log_n.hi, -Float<T>::max), log_n.lo}, a.log_first), l);
+    const auto [upper, n, x] = near(t, a);
+    const Twice<T> d = multiply(a.rate, math::add(math::twice<T>(t), negate(a.root)));
+    const bool near_root = abs(math::head(d)) <= a.reach;
+    const auto e = math::precise_exp(select(near_root, d, negate(x)));
+    const Twice<T> num = select(near_root, multiply(e.expm1, a.alpha_beta), multiply(e.exp, negate(e.expm1)));
+    const Twice<T> den = select(near_root, one_plus<T>(negate(multiply(e.expm1, a.beta))),
+                                math::add(e.exp, negate(a.decay)));
+    const Twice<T> f = divide(num, den);
+    Twice<T> l = math::precise_log(select(near_root, one_plus<T>(f), f),
+                                   select(near_root, f, math::add(f, math::twice<T>(-1))));
+    if constexpr (math::at_edges<P, T>) {
+      const HiLo<T> log_n = math::log_parts<P>(n);
+      l = select(x.hi <= Float<T>::small,
+                 math::add(HiLo<T>{max(log_n.hi, -Float<T>::max), log_n.lo}, a.log_first), l);
     }
-    const HiLo<T> y = math::add(e.x, l);
-    const HiLo<T> from_low = select(e.upper, math::add(a.span, negate(y)), y);
-    HiLo<T> z = math::add(HiLo<T>{a.low, 0}, multiply(from_low, a.softness));
-    const HiLo<T> off = two_sum(t, -a.root.hi);
-    const HiLo<T> d = multiply(a.rate, fast_two_sum(off.hi, off.lo - a.root.lo));
-    const bool near_root = abs(d.hi) <= a.reach;
-    const HiLo<T> m = math::precise_exp(select(near_root, d, HiLo<T>{0, 0})).expm1;
-    const HiLo<T> den = math::add(HiLo<T>{1, 0}, negate(multiply(m, a.beta)));
-    const HiLo<T> from_root = multiply(math::precise_log1p(divide(multiply(m, a.alpha_beta), den)),
-                                       a.softness);
-    z = select(near_root, from_root, z);
+    const Twice<T> y = math::add(x, l), from_low = select(upper, math::add(a.span, negate(y)), y);
+    const Twice<T> z = select(near_root, multiply(l, a.softness),
+                              math::add(math::twice<T>(a.low), multiply(from_low, a.softness)));
     if constexpr (P == Path::exact)
-      return select(e.n.hi <= 0, select(e.upper, Float<T>::inf, -Float<T>::inf), math::value(z));
-    return math::value(z);
+      return select(math::head(n) <= 0, select(upper, Float<T>::inf, -Float<T>::inf), T(math::value(z)));
+    return T(math::value(z));
   }
+  // 1 / ((1 - E) (1 - e^-(s - x))); no digits are lost in E - e^-s, since E^2 >= e^-s <= 1/2.
   template <Path P, class T> FM_INLINE static T jacobian(T t, const Args<T>& a) {
-    const Near<T> e = near<P>(t, a);
-    const T r = a.slope / math::value(both(e));
-    if constexpr (P == Path::exact) return select(e.tiny, a.softness / e.n.hi, r);
+    const auto [upper, n, x] = near(t, a);
+    const auto e = math::precise_exp(negate(x));
+    const Twice<T> both = multiply(negate(e.expm1), math::add(e.exp, negate(a.decay)));
+    const T r = T(math::value(divide(multiply(e.exp, a.slope), both)));
+    if constexpr (math::at_edges<P, T>) return select(x.hi <= Float<T>::small, a.softness / n.hi, r);
     return r;
   }
-  // log(s c / w) + log(1 + (e^-x + e^-(s - x) - 2 e^-s) / ((1 - e^-x) (1 - e^-(s - x)))), neither negative
+  // E, e^-(s - x) and the product above.
+  template <class T> struct Decays {
+    Twice<T> near, far, both;
+  };
+  template <Path P, class T> FM_INLINE static Decays<T> decays(Twice<T> x, const Args<T>& a) {
+    const auto e = math::precise_exp(negate(x));
+    const Twice<T> far = decay<P, T>(math::add(a.span, negate(x)), divide(a.decay, e.exp));
+    return {decay<P, T>(x, e.exp), far, multiply(negate(e.expm1), one_plus<T>(negate(far)))};
+  }
+  // log(s c / w) + log(1 + (E + e^-(s - x) - 2 e^-s) / ((1 - E) (1 - e^-(s - x)))), neither negative
   template <Path P, class T> FM_INLINE static T log_abs_det(T t, const Args<T>& a) {
-    const Near<T> e = near<P>(t, a);
-    const HiLo<T> sum = math::add(e.decay, e.far_decay);
-    const HiLo<T> num = math::add(sum, HiLo<T>{-2 * a.decay.hi, -2 * a.decay.lo});
-    const HiLo<T> f = divide(num, both(e));
-    const T r = math::add(a.log_stretch, math::precise_log1p(f)).hi;
-    if constexpr (P == Path::exact) {
-      const T tiny = math::log_ratio<P>(HiLo<T>{a.softness, 0}, e.n);
-      return select(e.tiny, tiny, select(f.hi < Float<T>::small, a.log_stretch.hi + f.hi, r));
+    const auto [upper, n, x] = near(t, a);
+    const Decays<T> e = decays<P, T>(x, a);
+    const Twice<T> num = math::add(math::add(e.near, e.far), negate(math::add(a.decay, a.decay)));
+    const Twice<T> f = divide(num, e.both);
+    T r = T(math::value(math::add(a.log_stretch, math::precise_log1p(f))));
+    if constexpr (math::at_edges<P, T>) {
+      const T tiny = math::log_ratio<P>(HiLo<T>{a.softness, 0}, n);
+      r = select(x.hi <= Float<T>::small, tiny, select(f.hi < Float<T>::small, a.log_stretch.hi + f.hi, r));
     }
+    if constexpr (P == Path::exact) return select(math::head(n) > 0, r, Float<T>::inf);
     return r;
   }
-  // s/w (e^-(s - x) - e^-x) / ((1 - e^-x) (1 - e^-(s - x))); the difference is e^-x expm1(-(s - 2 x)).
+  // s/w (e^-(s - x) - E) / ((1 - E) (1 - e^-(s - x))); the difference is E expm1(-(s - 2 x)).
   template <Path P, class T> FM_INLINE static T log_abs_det_grad(T t, const Args<T>& a) {
-    const Near<T> e = near<P>(t, a);
-    const HiLo<T> d = math::add(two_sum(a.high, -t), negate(two_sum(t, -a.low)));
-    const HiLo<T> gap = math::abs(multiply(a.rate, d));
-    const HiLo<T> m = divide(math::precise_exp(negate(gap)).expm1, both(e));
-    const HiLo<T> v = multiply(multiply(a.rate, e.decay), m);
-    T r = math::value(v);
-    if constexpr (P == Path::exact) {
-      r = select(is_finite(v.hi), r, v.hi);
-      const bool deep = e.x.hi > -math::Constants<T>::exp_low - 1;
-      r = select(deep, math::scaled_exp<P>(a.rate.hi, negate(e.x)) * m.hi, r);
-      r = select(e.tiny, -1 / e.n.hi, r);
+    const auto [upper, n, x] = near(t, a);
+    const Decays<T> e = decays<P, T>(x, a);
+    const Twice<T> d = math::add(math::exact_sum(a.low, a.high), math::twice<T>(-2 * double(t)));
+    const Twice<T> gap = math::abs(multiply(a.rate, d));
+    const Twice<T> m = divide(math::precise_exp(negate(gap)).expm1, e.both);
+    T r = T(math::value(multiply(multiply(a.rate, e.near), m)));
+    if constexpr (math::at_edges<P, T>) {
+      r = select(is_finite(r), r, multiply(multiply(a.rate, e.near), m).hi);
+      const bool deep = x.hi > -math::Constants<T>::exp_low - 1;
+      r = select(deep, math::scaled_exp<P>(a.rate.hi, negate(x)) * m.hi, r);
+      r = select(x.hi <= Float<T>::small, -1 / n.hi, r);
     }
-    return copysign(r, -d.hi);
+    return copysign(r, T(-math::head(d)));
   }
 
-  // From the bound that is nearer: y <= s/2, e^-|y| and e^(y - s).
+  // From the bound that is nearer: y <= s/2, E = e^-|y|, and (1 + e^(y - s)) E^[y >= 0], which needs no quotient.
   template <class T> struct NearZ {
-    bool upper;
-    HiLo<T> y, decay, far_decay;
+    bool upper, outer;
+    Twice<T> y, exp, far;
   };
   template <Path P, class T> FM_INLINE static NearZ<T> near_z(T z, const Args<T>& a) {
-    HiLo<T> y = divide(two_sum(z, -a.low), HiLo<T>{a.softness, 0});
-    if constexpr (P == Path::exact)
+    Twice<T> y = multiply(math::exact_sum(z, -a.low), a.per_softness);
+    if constexpr (math::at_edges<P, T>)
       y = {max(min(y.hi, Float<T>::max), -Float<T>::max), select(is_finite(y.lo), y.lo, T(0))};
-    const HiLo<T> mirrored = math::add(a.span, negate(y));
-    const bool upper = (mirrored.hi - y.hi) + (mirrored.lo - y.lo) < 0;  // next to the middle hi is the same
-    const HiLo<T> x = select(upper, mirrored, y), size = math::abs(x);
-    const HiLo<T> e = math::precise_exp(negate(size)).exp;
-    const HiLo<T> far = select(x.hi < 0, multiply(e, a.decay), divide(a.decay, e));
-    return {upper, x, decay<P>(size, e), decay<P>(math::add(a.span, negate(x)), far)};
-  }
-  // (1 + e^-|y|) (1 + e^(y - s)) - 1
-  template <class T> FM_INLINE static HiLo<T> both(const NearZ<T>& e) {
-    return math::add(math::add(e.decay, e.far_decay), multiply(e.decay, e.far_decay));
+    const Twice<T> mirrored = math::add(a.span, negate(y));
+    const bool upper = math::less(mirrored, y);
+    const Twice<T> x = select(upper, mirrored, y), e = math::precise_exp(negate(math::abs(x))).exp;
+    const bool outer = math::head(x) < 0;
+    return {upper, outer, x, e,
+            math::add(select(outer, math::twice<T>(1), e), select(outer, multiply(e, a.decay), a.decay))};
   }
 
-  // softplus(y) - softplus(y - s) = max(y, 0) + log(1 + (e^-|y| - e^(y - s)) / (1 + e^(y - s)))
+  // softplus(y) - softplus(y - s) = max(y, 0) + log(1 + (E - e^(y - s)) / (1 + e^(y - s)))
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     const NearZ<T> e = near_z<P>(z, a);
-    const HiLo<T> num = math::add(e.decay, negate(e.far_decay)), den = math::add(HiLo<T>{1, 0}, e.far_decay);
-    const HiLo<T> r = math::precise_log1p(divide(num, den));
-    const bool outer = e.y.hi < 0;
-    HiLo<T> d = multiply(a.size, math::add(r, select(outer, HiLo<T>{0, 0}, e.y)));
-    if constexpr (P == Path::exact) {
+    const Twice<T> num = select(e.outer, multiply(e.exp, one_plus<T>(negate(a.decay))),
+                                math::add(multiply(e.exp, e.exp), negate(a.decay)));
+    const Twice<T> r = math::precise_log1p(divide(num, e.far));
+    Twice<T> d = multiply(a.size, math::add(r, select(e.outer, math::twice<T>(0), e.y)));
+    if constexpr (math::at_edges<P, T>) {
       const bool tail = e.y.hi < math::Constants<T>::exp_low + 1;
       d = select(tail, HiLo<T>{math::far_exp(math::add(e.y, negate(a.log_first))), 0}, d);
     }
-    return math::add(HiLo<T>{select(e.upper, a.high, a.low), 0}, select(e.upper, negate(d), d)).hi;
+    const Twice<T> bound = math::twice<T>(select(e.upper, double(a.high), double(a.low)));
+    return T(math::head(math::add(bound, select(e.upper, negate(d), d))));
   }
   template <Path P, class T> FM_INLINE static T inverse_jacobian(T z, const Args<T>& a) {
     const NearZ<T> e = near_z<P>(z, a);
-    const HiLo<T> one{1, 0}, den = math::add(one, both(e));
-    const T r = a.inverse_slope * math::value(divide(select(e.y.hi < 0, e.decay, one), den));
-    if constexpr (P == Path::exact) {
+    const Twice<T> r = divide(e.exp, multiply(one_plus<T>(e.exp), e.far));
+    const T v = T(math::value(multiply(r, a.inverse_slope)));
+    if constexpr (math::at_edges<P, T>) {
       const bool tail = e.y.hi < math::Constants<T>::exp_low + 1;
-      return select(tail, math::far_exp(math::add(e.y, a.log_slope)), r);
+      return select(tail, math::far_exp(math::add(e.y, a.log_slope)), v);
     }
-    return r;
+    return v;
   }
+  // log_slope + min(y, 0) - log(1 + x), x = (1 + E) (1 + e^(y - s)) - 1
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det(T z, const Args<T>& a) {
     const NearZ<T> e = near_z<P>(z, a);
-    const HiLo<T> x = both(e), l = math::precise_log1p(x);
-    const HiLo<T> first = math::add(a.log_slope, select(e.y.hi < 0, e.y, HiLo<T>{0, 0}));
-    const T r = math::add(first, negate(l)).hi;
-    if constexpr (P == Path::exact)
-      return select(is_finite(z), select(x.hi < Float<T>::small, first.hi - x.hi, r), -Float<T>::inf);
+    const Twice<T> known = select(e.outer, multiply(e.exp, a.decay), divide(a.decay, e.exp));
+    const Twice<T> far = decay<P, T>(math::add(a.span, negate(e.y)), known);
+    const Twice<T> near = decay<P, T>(math::abs(e.y), e.exp);
+    const Twice<T> x = math::add(math::add(near, far), multiply(near, far));
+    const Twice<T> first = math::add(a.log_slope, select(e.outer, e.y, math::twice<T>(0)));
+    T r = T(math::head(math::add(first, negate(math::precise_log1p(x)))));
+    if constexpr (math::at_edges<P, T>) r = select(x.hi < Float<T>::small, first.hi - x.hi, r);
+    if constexpr (P == Path::exact) return select(is_finite(z), r, -Float<T>::inf);
     return r;
   }
-  // 1/c (sigmoid(-y) - sigmoid(y - s)); for y > 0 the difference is -e^-y expm1(-(s - 2 y)).
+  // 1/c (sigmoid(-y) - sigmoid(y - s)); for y > 0 the difference is -E expm1(-(s - 2 y)).
   template <Path P, class T> FM_INLINE static T inverse_log_abs_det_grad(T z, const Args<T>& a) {
     const NearZ<T> e = near_z<P>(z, a);
-    const HiLo<T> from_middle = two_sum(z, -a.middle.hi);
-    HiLo<T> d = divide(fast_two_sum(from_middle.hi, from_middle.lo - a.middle.lo), HiLo<T>{a.softness, 0});
+    Twice<T> d = multiply(math::add(math::twice<T>(z), negate(a.middle)), a.per_softness);
     // For infinite z it is a NaN, whose sign differs by machine.
-    if constexpr (P == Path::exact) d = {select(is_finite(z), d.hi, z), select(is_finite(d.lo), d.lo, T(0))};
-    const HiLo<T> minus = math::precise_exp(negate(math::abs(HiLo<T>{2 * d.hi, 2 * d.lo}))).expm1;
-    const HiLo<T> inner = multiply(e.decay, negate(minus));
-    const HiLo<T> outer = math::add(HiLo<T>{1, 0}, negate(multiply(e.decay, e.far_decay)));
-    const HiLo<T> den = math::add(HiLo<T>{1, 0}, both(e));
-    T r = math::value(divide(select(e.y.hi < 0, outer, inner), den)) / a.softness;
-    if constexpr (P == Path::exact) {
+    if constexpr (math::at_edges<P, T>)
+      d = {select(is_finite(z), d.hi, z), select(is_finite(d.lo), d.lo, T(0))};
+    const Twice<T> minus = math::precise_exp(negate(math::abs(math::add(d, d)))).expm1;
+    const Twice<T> outer = one_plus<T>(negate(multiply(multiply(e.exp, e.exp), a.decay)));
+    const Twice<T> num = select(e.outer, outer, multiply(e.exp, negate(minus)));
+    const Twice<T> r = multiply(divide(num, multiply(one_plus<T>(e.exp), e.far)),
+                                select(e.outer, math::twice<T>(1), e.exp));
+    T v = T(math::value(multiply(r, a.per_softness)));
+    if constexpr (math::at_edges<P, T>) {
       const bool deep = e.y.hi > -math::Constants<T>::exp_low - 1;
-      r = select(deep, math::scaled_exp<P>(1 / a.softness, negate(e.y)) * -minus.hi, r);
+      v = select(deep, math::scaled_exp<P>(a.per_softness.hi, negate(e.y)) * -math::head(minus), v);
     }
-    return copysign(r, -d.hi);
+    return copysign(v, T(-math::head(d)));
   }
 };
 

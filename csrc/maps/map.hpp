@@ -3,6 +3,7 @@
 //   static constexpr MapInfo info             name, parameters, domain, formulas as text, ULP bounds
 //   static constexpr int cases                if > 1, Args has an `int which` < cases to split loops by
 //   static constexpr int vectors              if the formulas are no long chain: 1 (see loop.hpp)
+//   template <class T> static constexpr bool in_double   whether those of float are in Twice<float>, a double
 //   template <class T> struct Args            constants of one call: low and high, the open domain
 //                                             (+-inf: unbounded), and what the formulas need
 //                                             (z_low, z_high: the closed codomain, if not everything)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "maps/map.hpp"
+#include "math/precise.hpp"
 
 namespace fastmap::FM_ISA::host {
 
@@ -86,5 +87,11 @@ inline Wide wide_log(Wide x) {
 
 inline HiLo<double> head(Wide x) { return {x.x[0], x.x[1] + x.x[2]}; }
 template <class T> inline HiLo<T> round_to(Wide x) { return round_to<T>(head(x)); }
+template <class T> inline math::Twice<T> twice(HiLo<double> x) {
+  if constexpr (math::has_edges<T>)
+    return x;
+  else
+    return x.hi + x.lo;
+}
 
 }  // namespace fastmap::FM_ISA::host

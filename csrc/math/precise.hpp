@@ -8,6 +8,13 @@
 
 #include "math/elementary.hpp"
 
+namespace fastmap::FM_ISA {
+// As those of a HiLo, for formulas in math::Twice<T>.
+FM_INLINE double multiply(double a, double b) { return a * b; }
+FM_INLINE double divide(double a, double b) { return a / b; }
+FM_INLINE double negate(double a) { return -a; }
+}  // namespace fastmap::FM_ISA
+
 namespace fastmap::FM_ISA::math {
 
 template <class T> FM_INLINE HiLo<T> add(HiLo<T> a, HiLo<T> b) {
@@ -18,6 +25,37 @@ template <class T> FM_INLINE HiLo<T> abs(HiLo<T> a) {
   return {FM_ISA::abs(a.hi), FM_ISA::select(is_negative(a.hi), -a.lo, a.lo)};
 }
 template <class T> FM_INLINE T value(HiLo<T> a) { return a.hi + a.lo; }
+
+// A number to about twice the precision of T, for formulas whose steps cancel or magnify errors. For float it is a
+// double: two vectors of them are less work than the error terms of float, and nothing under- or overflows on the
+// way, so that such a formula needs no second form for tiny or huge arguments. Formulas in Twice<T> are written
+// with the functions here and read the same for both.
+template <class T> struct TwiceOf {
+  using type = HiLo<T>;
+};
+template <> struct TwiceOf<float> {
+  using type = double;
+};
+template <class T> using Twice = typename TwiceOf<T>::type;
+// Whether a formula in Twice<T> has to mind the range of T.
+template <class T> constexpr bool has_edges = sizeof(T) == sizeof(double);
+template <Path P, class T> constexpr bool at_edges = P == Path::exact && has_edges<T>;
+
+template <class T> FM_INLINE Twice<T> twice(double x) {
+  if constexpr (has_edges<T>)
+    return {x, 0};
+  else
+    return x;
+}
+FM_INLINE double exact_sum(float a, float b) { return double(a) + double(b); }  // but for far exponents
+FM_INLINE HiLo<double> exact_sum(double a, double b) { return two_sum(a, b); }
+FM_INLINE double head(double x) { return x; }
+FM_INLINE double head(HiLo<double> x) { return x.hi; }
+FM_INLINE double value(double x) { return x; }
+FM_INLINE bool less(double a, double b) { return a < b; }
+FM_INLINE bool less(HiLo<double> a, HiLo<double> b) { return (a.hi - b.hi) + (a.lo - b.lo) < 0; }
+FM_INLINE double add(double a, double b) { return a + b; }
+FM_INLINE double abs(double a) { return FM_ISA::abs(a); }
 
 // 1/n + x y with |x y| < 1/n
 template <class T> FM_INLINE HiLo<T> horner_step(T n, HiLo<T> x, HiLo<T> y) {
@@ -109,6 +147,39 @@ template <class T> FM_INLINE ExpAndExpm1<T> precise_exp(HiLo<T> x) {
   const HiLo<T> scaled{power * e.hi, power * e.lo};
   const HiLo<T> a = two_sum(power, T(-1)), b = two_sum(a.hi, scaled.hi);
   return {{power * one_e.hi, power * (one_e.lo + e.lo)}, fast_two_sum(b.hi, b.lo + (a.lo + scaled.lo))};
+}
+
+// The same for float's Twice, to 2^-48. The fpminimax polynomials have the error of 2^-50.4 for the logarithm and
+// 2^-48.4 for e^x - 1.
+FM_INLINE double finish_log(double k, double num, double den) {
+  using C = Constants<double>;
+  const double s = num / den, w = s * s;
+  const double tail = polynomial(w, 0x1.55555555553b6p-1, 0x1.9999999b88e64p-2, 0x1.24924628276e8p-2,
+                                 0x1.c71fcf193cd18p-3, 0x1.73827ec2fbb94p-3, 0x1.546f725938504p-3);
+  return fma(k, C::ln2, fma(s * w, tail, 2 * s));
+}
+// log u, where f = u - 1 may be known better than u tells.
+FM_INLINE double precise_log(double u, double f) {
+  const Scaled<double> y = scaled<Path::fast>(u, Constants<double>::sqrt_half);
+  const double num = select(y.k == 0, f, y.m - 1);
+  return finish_log(y.k, num, 2 + num);
+}
+FM_INLINE HiLo<double> precise_log(HiLo<double> u, HiLo<double> f) { return finish_log(reduce_log(u, f)); }
+FM_INLINE double precise_log(double u) { return precise_log(u, u - 1); }
+FM_INLINE double precise_log1p(double f) { return precise_log(1 + f, f); }
+
+struct ExpAndExpm1Double {
+  double exp, expm1;
+};
+FM_INLINE ExpAndExpm1Double precise_exp(double x) {
+  using C = Constants<double>;
+  const double y = max(min(x, C::exp_high - 1), C::exp_low), n = round_even(y * C::log2e);
+  const double r = fma(-n, C::ln2_lo, fma(-n, C::ln2_hi, y));
+  const double tail = polynomial(r, 0x1.ffffffffffff5p-2, 0x1.5555555553b9dp-3, 0x1.555555555a872p-5,
+                                 0x1.1111111c3d8ddp-7, 0x1.6c16c155b2ed5p-10, 0x1.a019adce426c2p-13,
+                                 0x1.a01a2d2ac1b9p-16, 0x1.72c6f83287a6ap-19, 0x1.2818a1a4ccefp-22);
+  const double e = fma(r * r, tail, r), power = pow2(n), m = fma(power, e, power - 1);
+  return {fma(power, e, power), m};
 }
 
 // e^x to half an ULP where it may be subnormal or overflow: 2^-+64 e^(x +- 64 log 2).
