@@ -53,6 +53,8 @@ def test_the_table() -> None:
         "head.bias": (1, 1),
     }
     assert {name: (adam[name], sgd[name]) for name in adam} == expected
+    wider = nn.Linear(64, 32), nn.Linear(16, 16)  # inputs by 4, outputs by 2
+    assert scales(ft.mup_rules(*wider, optimizer="sgd"))["weight"] == math.sqrt(2 / 4)
     with torch.device("meta"):
         assert ft.mup_rules(Language(64), Language(16)) == ft.mup_rules(Language(64), Language(16))
     assert set(scales(ft.mup_rules(Language(16), Language(16))).values()) == {1.0}

@@ -47,19 +47,19 @@ def mup_rules(
     With r the factor by which a dimension is larger than in `base`, of Table 3 of Yang and Hu et al., Tensor
     Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer (arXiv 2203.03466):
 
-    ========================  ===================  =====================
+    ========================  ===================  ================================
     grows with the width      scale for "adam"     scale for "sgd"
-    ========================  ===================  =====================
+    ========================  ===================  ================================
     outputs (input layers,    1                    sqrt(r of outputs)
     biases, norms)
-    inputs and outputs        1 / r of inputs      1
+    inputs and outputs        1 / r of inputs      sqrt(r of outputs / r of inputs)
     inputs (output layers)    1 / r of inputs      1 / sqrt(r of inputs)
-    ========================  ===================  =====================
+    ========================  ===================  ================================
 
     Steps of "adam" in theta are scale · lr, those of "sgd" scale² · lr: these are the learning rates of that
-    table. Initial values are its other half: `mup_init_` sets what differs from usual ones. A tensor has one
-    scale, which here is that of its steps, so that z = theta / scale is not of unit size: that of hidden
-    layers grows as sqrt(r).
+    table, and of the authors' package mup where both dimensions grow by factors of their own. Initial values
+    are its other half: `mup_init_` sets what differs from usual ones. A tensor has one scale, which here is
+    that of its steps, so that z = theta / scale is not of unit size: that of hidden layers grows as sqrt(r).
 
     The outputs of a layer are the first axis of its weight and the inputs the second, as torch has them; of
     an embedding it is the other way round. A weight that is input and output layer at once cannot have both
@@ -112,8 +112,6 @@ def _adam(growth: _Growth) -> float:
 
 
 def _sgd(growth: _Growth) -> float:
-    if growth.inputs != 1 and growth.outputs != 1:
-        return 1.0
     return (growth.outputs / growth.inputs) ** 0.5
 
 
