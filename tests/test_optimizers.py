@@ -99,9 +99,9 @@ def test_trajectories_are_as_good_as_those_of_torch(name):
     m = MAPS[name] or "identity"
     make = RULES["adam"][1]
     p = torch.nn.Parameter(start())
-    got = trained(ft.Adam([p], 0.01, map=m), p, 300).double()
-    truth = by_autograd(make, m, start().double(), 300)
-    theirs = by_autograd(make, m, start(), 300).double()
+    got = trained(ft.Adam([p], 0.01, map=m), p, 1000).double()
+    truth = by_autograd(make, m, start().double(), 1000)
+    theirs = by_autograd(make, m, start(), 1000).double()
     for share in (0.5, 0.9, 0.99):
         error, torch_error = ((x - truth).abs().quantile(share) for x in (got, theirs))
         assert error <= 1.2 * torch_error, share
