@@ -26,6 +26,7 @@ def inside(m: fm.Map, shape: int | tuple[int, ...], dtype: type = np.float64, se
     return np.random.default_rng(seed).uniform(low + 0.01 * width, high - 0.01 * width, shape).astype(dtype)
 
 
+@pytest.mark.proves("NumPy", "maps", device="CPU")
 @each_dtype
 @each_map
 def test_inverse_undoes_forward(m: fm.Map, dtype: type) -> None:
@@ -44,6 +45,7 @@ def test_inverse_undoes_forward(m: fm.Map, dtype: type) -> None:
     assert (error <= 1e-5 + 4 * step * bend)[usual].all()
 
 
+@pytest.mark.proves("NumPy", "derivatives", device="CPU")
 @each_map
 def test_jacobian_is_the_derivative(m: fm.Map) -> None:
     theta = inside(m, 200)
@@ -84,6 +86,7 @@ def test_every_layout_gives_the_values_of_the_contiguous_array(m: fm.Map) -> Non
         assert total == fm.log_abs_det(plain, m)
 
 
+@pytest.mark.proves("NumPy", "sums", device="CPU")
 @each_map
 def test_log_det_sums_over_axes(m: fm.Map) -> None:
     theta = inside(m, (5, 7, 3))
@@ -101,6 +104,7 @@ def test_log_det_sums_over_axes(m: fm.Map) -> None:
     assert total == fm.inverse_log_abs_det(z, m)
 
 
+@pytest.mark.proves("NumPy", "pullback", device="CPU")
 @each_map
 def test_pullback_is_a_product(m: fm.Map) -> None:
     z = fm.forward(inside(m, (30, 5)), m)

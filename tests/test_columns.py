@@ -19,6 +19,7 @@ VALUES = np.array([1e-3, 0.1, 2.0])
 LOGS = fm.forward(VALUES, "log")
 
 
+@pytest.mark.proves("pandas, Polars, Arrow", "maps", device="CPU")
 def test_pandas_keeps_index_and_names() -> None:
     index = pd.Index([3, 1, 2], name="run")
     series = pd.Series(VALUES, index=index, name="lr")
@@ -64,6 +65,7 @@ def test_missing_values_are_nan() -> None:
         np.testing.assert_array_equal(np.asarray(result), [0, np.nan])
 
 
+@pytest.mark.proves("pandas, Polars, Arrow", "maps", device="CPU")
 def test_polars_and_arrow() -> None:
     series = fm.forward(polars.Series("lr", VALUES), "log")
     assert isinstance(series, polars.Series)
@@ -94,6 +96,7 @@ class OnlyDLPack:
         return (1, 0)
 
 
+@pytest.mark.proves("others by DLPack", "maps", device="CPU")
 def test_any_array_by_dlpack() -> None:
     np.testing.assert_array_equal(fm.forward(OnlyDLPack(VALUES), "log"), LOGS)
     np.testing.assert_array_equal(fm.forward(OnlyDLPack(np.arange(1, 4)), "log"), np.log(np.arange(1, 4)))
@@ -118,6 +121,7 @@ class OnGPU(OnlyDLPack):
         return (2, 0)
 
 
+@pytest.mark.proves("CuPy", "maps", device="refused: `torch.from_dlpack(x)`")
 def test_an_array_on_a_gpu_is_refused_with_its_fix() -> None:
     there = OnGPU(None)
     for call, name in (

@@ -621,6 +621,9 @@ def raw(x: torch.Tensor) -> np.ndarray:
     return x.detach().view(kind).numpy()
 
 
+@pytest.mark.proves("torch", "pullback", device="CUDA (its PTX, interpreted)")
+@pytest.mark.proves("torch", "maps", device="CUDA (its PTX, interpreted)")
+@pytest.mark.proves("torch", "derivatives", device="CUDA (its PTX, interpreted)")
 @needs_nvcc
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
 @pytest.mark.parametrize("name", MAPS)
@@ -656,6 +659,7 @@ def test_every_16_bit_number(name: str, dtype: torch.dtype) -> None:
             assert (raw(_torch_cuda.apply(op, "x", part, m, None, nan)) == raw(expected)).all()
 
 
+@pytest.mark.proves("torch", "sums", device="CUDA (its PTX, interpreted)")
 @needs_nvcc
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
 @pytest.mark.usefixtures("interpreted")

@@ -251,6 +251,7 @@ def same_state(a: Any, b: Any) -> None:
             np.testing.assert_array_equal(raw(value), raw(b.state[q][key]), err_msg=key)
 
 
+@pytest.mark.proves("torch", "step", device="CUDA (its PTX, interpreted)")
 @needs_nvcc
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -185,6 +185,7 @@ def sharded_steps(rule):
         assert all(bits(p) != bits(t) for p, t in zip(ours, full, strict=True) if t.numel())
 
 
+@pytest.mark.proves("torch", "step", device="DTensors")
 @pytest.mark.parametrize("rule", RULES)
 def test_a_sharded_step_has_the_bits_of_one_process(processes, rule):
     processes(sharded_steps, rule)
@@ -346,6 +347,7 @@ def sums_and_derivatives():
         assert bits(out) == bits(fm.pullback(full, fm.forward(full, bounds), bounds))
 
 
+@pytest.mark.proves("torch", "sums", device="DTensors")
 def test_sums_over_shards_and_their_derivatives(processes):
     processes(sums_and_derivatives)
 

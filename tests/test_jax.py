@@ -39,6 +39,10 @@ def same(result: Any, expected: Any) -> None:
     np.testing.assert_array_equal(np.asarray(result), expected)
 
 
+@pytest.mark.proves("JAX", "pullback", compiled="`jit`", device="CPU")
+@pytest.mark.proves("JAX", "maps", compiled="`jit`", device="CPU")
+@pytest.mark.proves("JAX", "derivatives", compiled="`jit`", device="CPU")
+@pytest.mark.proves("JAX", "sums", compiled="`jit`", device="CPU")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("m", [*MAPS, CHAIN, CHAIN.inv, COLUMNS, ROWS, GRID], ids=repr)
 def test_same_bits_as_numpy(m: fm.Map, dtype: type) -> None:
@@ -107,6 +111,8 @@ def test_a_tree_of_parameters_is_trained() -> None:
     assert loss(z)[0] < first / 100
 
 
+@pytest.mark.proves("JAX", "maps", gradients="twice")
+@pytest.mark.proves("JAX", "sums", gradients="once")
 @each_default
 def test_derivatives_are_those_of_the_map(m: fm.Map) -> None:
     theta = inside(m, 6)
@@ -146,10 +152,14 @@ def test_eager_derivatives() -> None:
     same(jax.grad(lambda t: fm.log_abs_det(t, "log"))(t), np.array([-2, -0.5]))
 
 
+@pytest.mark.proves("JAX", "pullback", gradients="once")
+@pytest.mark.proves("JAX", "maps", gradients="forward mode")
+@pytest.mark.proves("JAX", "derivatives", gradients="once")
 def test_derivatives_against_finite_differences() -> None:
     t, z, g = jnp.linspace(0.3, 2, 6).reshape(2, 3), jnp.linspace(-2, 2, 6), jnp.linspace(1, 2, 6)
     check_grads(jax.jit(lambda t: fm.forward(t, CHAIN)), (t,), order=2)
     check_grads(jax.jit(lambda g, z: fm.pullback(g, z, "softplus")), (g, z), order=1)
+    check_grads(jax.jit(lambda t: fm.jacobian(t, "softplus")), (t,), order=1)
     with pytest.raises(NotImplementedError, match="twice"):
         jax.hessian(lambda t: fm.log_abs_det(t, "log"))(z)
 
@@ -165,6 +175,10 @@ def test_gradients_keep_the_dtype() -> None:
                 assert jax.eval_shape(jax.grad(function), jnp.ones(3, dtype)).dtype == dtype
 
 
+@pytest.mark.proves("JAX", "pullback", compiled="`vmap`")
+@pytest.mark.proves("JAX", "maps", compiled="`vmap`")
+@pytest.mark.proves("JAX", "derivatives", compiled="`vmap`")
+@pytest.mark.proves("JAX", "sums", compiled="`vmap`")
 def test_vmap_is_the_loop() -> None:
     x = jnp.asarray(inside(fm.Log(), (2, 3, 5)))
     by_row = jax.vmap(lambda x: fm.forward(x, COLUMNS), in_axes=2, out_axes=1)(x / 5)
@@ -179,10 +193,12 @@ def test_vmap_is_the_loop() -> None:
     same(middle, fm.log_abs_det(np.asarray(moved), COLUMNS, axis=0))
     grads = jax.vmap(fm.pullback, in_axes=(None, 0, None))(x[0], x, "log")
     same(grads, fm.pullback(np.broadcast_to(x[0], x.shape), np.asarray(x), "log"))
+    same(jax.vmap(lambda x: fm.jacobian(x, "log"))(x), fm.jacobian(np.asarray(x), "log"))
     per_example = jax.vmap(jax.grad(lambda x: fm.log_abs_det(x, "softplus")))(x[0])
     same(per_example, np.asarray(jax.grad(lambda x: fm.log_abs_det(x, "softplus"))(x[0])))
 
 
+@pytest.mark.proves("JAX", "maps", compiled="`scan`, `checkpoint`")
 def test_control_flow_rematerialisation_and_donation() -> None:
     x = jnp.linspace(0.1, 1, 8)
     expected = np.asarray(x)
@@ -264,6 +280,7 @@ def test_traced_parameters_are_refused() -> None:
         jax.jit(lambda x: fm.forward(x, fm.Interval(0, x.max() + 1)))(jnp.ones(3))
 
 
+@pytest.mark.proves("JAX", "maps", memory="its own")
 def test_eager_calls_copy_nothing() -> None:
     for dtype in (np.float32, jnp.bfloat16):
         x = jnp.ones(1000, dtype)
@@ -274,6 +291,20 @@ def test_eager_calls_copy_nothing() -> None:
         assert wrapped.unsafe_buffer_pointer() == result.ctypes.data
         assert not fm.forward(x, "log").committed
         assert fm.forward(jax.device_put(x, jax.devices()[0]), "log").committed
+
+
+@pytest.mark.proves("JAX", "maps", memory="XLA's own under `jit`")
+@pytest.mark.proves("JAX", "pullback", memory="XLA's own under `jit`")
+@pytest.mark.proves("JAX", "sums", memory="XLA's own under `jit`")
+def test_compiled_calls_copy_nothing() -> None:
+    x = jnp.linspace(0.1, 0.9, 1 << 12)
+
+    def all_three(x: jax.Array) -> Any:
+        return fm.forward(x, "log"), fm.pullback(x, x, "log"), fm.log_abs_det(x, "log")
+
+    compiled = jax.jit(all_three).lower(x).compile()
+    assert " copy(" not in compiled.as_text()
+    assert compiled.memory_analysis().temp_size_in_bytes < x.nbytes  # nor any other buffer beside the results
 
 
 def test_the_program_carries_the_map() -> None:
@@ -365,6 +396,8 @@ def test_the_interface_is_that_of_jaxlib(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.proves("JAX", "maps", device="several, by `shard_map`")
+@pytest.mark.proves("JAX", "sums", device="several, by `shard_map`")
 def test_many_devices_and_many_threads() -> None:
     """No deadlock between XLA's threads and the engine's; parts of an array stay where they are."""
     script = Path(__file__).with_name("jax_devices.py")

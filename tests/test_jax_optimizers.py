@@ -146,6 +146,7 @@ def as_numpy(x: Any) -> Any:
     return x.detach().double().numpy() if isinstance(x, torch.Tensor) else np.asarray(x).astype(np.float64)
 
 
+@pytest.mark.proves("JAX", "step", compiled="`jit`", device="CPU")
 @pytest.mark.parametrize("donated", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("m", [fm.Softplus(), fm.Chain("log", fm.Affine(1, -2)), COLUMNS], ids=repr)
@@ -231,6 +232,7 @@ def test_numbers_that_change_compile_nothing() -> None:
     assert len(traces) == 1
 
 
+@pytest.mark.proves("JAX", "step", memory="in place where donated")
 def test_a_donated_step_writes_in_place() -> None:
     optimizer = fj.adam(0.1, map="softplus")
     params = jnp.ones(1 << 16)
@@ -252,6 +254,7 @@ def test_a_gradient_that_is_the_parameter() -> None:
     jax.tree.map(np.testing.assert_array_equal, step(params, state), expected)
 
 
+@pytest.mark.proves("JAX", "step", compiled="`vmap`")
 def test_a_batch_of_steps() -> None:
     params, rates = jnp.linspace(0.1, 3, 60).reshape(3, 20), jnp.array([0.1, 0.2, 0.3])
     optimizer = fj.adam(0.1, map="softplus")

@@ -50,6 +50,7 @@ def small_model(*more: Any) -> Any:
     )
 
 
+@pytest.mark.proves("Keras", "layers", device="CPU, by TensorFlow, torch or JAX")
 @pytest.mark.parametrize("is_built", [False, True])
 def test_a_mapped_layer_is_the_layer_with_theta(is_built: bool) -> None:
     plain = positive(activation="tanh")
@@ -73,6 +74,7 @@ def gradients(model: Any, loss: Any) -> list[np.ndarray]:
     return found
 
 
+@pytest.mark.proves("Keras", "layers", gradients="once")
 def test_its_gradient_is_that_in_z() -> None:
     plain = positive(use_bias=False)
     plain.build((None, 4))
@@ -87,6 +89,7 @@ def test_its_gradient_is_that_in_z() -> None:
     np.testing.assert_allclose(in_z, fm.pullback(in_theta, z, "softplus"), rtol=1e-4)
 
 
+@pytest.mark.proves("Keras", "layers", compiled="`fit`")
 @pytest.mark.parametrize("given_shape", [False, True])
 def test_fit_keeps_the_weights_inside(given_shape: bool) -> None:
     """Also where Keras builds the model in a trace of its own, since nobody told it the shape."""
@@ -199,6 +202,7 @@ def test_what_a_layer_refuses() -> None:
         fm.forward(keras.Input((3,)), "log")
 
 
+@pytest.mark.proves("Keras", "maps", device="CPU, by TensorFlow, torch or JAX")
 def test_functions_take_variables_and_lambda_layers() -> None:
     v = keras.Variable(np.array([0.5, 2.0], np.float32))
     z = fm.forward(v, "log")

@@ -94,3 +94,8 @@ def test_pictures_show_the_maps(tmp_path: Path) -> None:
 def test_the_table_of_errors_is_current() -> None:
     numerics = load("docs/numerics.py")
     assert numerics.PAGE.read_text() == numerics.page(), "run: python docs/numerics.py"
+
+
+def test_the_table_of_frameworks_is_current() -> None:
+    frameworks = load("docs/frameworks.py")
+    assert frameworks.PAGE.read_text() == frameworks.page(), "run: python docs/frameworks.py"

@@ -79,6 +79,7 @@ def by_autograd(make, m, theta, steps=20):
     return fm.inverse(z.detach(), m)
 
 
+@pytest.mark.proves("torch", "step", device="CPU")
 @each_rule
 @each_map
 def test_a_step_is_the_step_of_torch_on_z(rule, name):

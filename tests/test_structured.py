@@ -106,6 +106,7 @@ def test_theta_comes_back_within_8_ulp(m: fm.StructuredMap, n: int) -> None:
         assert ulps(back, theta) <= 8
 
 
+@pytest.mark.proves("NumPy", "rows", device="CPU")
 @every_map
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_z_comes_back(m: fm.StructuredMap, dtype: Any) -> None:
@@ -139,6 +140,7 @@ def both(x: Tensor, m: fm.StructuredMap, forward: bool) -> tuple[Tensor, Tensor]
     return fm.inverse(x, m), fm.inverse_log_abs_det(x, m, axis=())
 
 
+@pytest.mark.proves("torch", "rows", gradients="twice", device="CPU")
 @every_map
 @pytest.mark.parametrize("n", [2, 4])
 def test_gradients_to_second_order(m: fm.StructuredMap, n: int) -> None:
@@ -169,6 +171,7 @@ def test_third_derivatives_are_refused(m: fm.StructuredMap) -> None:
             torch.autograd.grad(g.sum(), z)
 
 
+@pytest.mark.proves("torch", "rows", gradients="`torch.func`")
 @every_map
 def test_transforms_of_torch_func(m: fm.StructuredMap) -> None:
     z = tensor_z(m, 3, 4).detach()

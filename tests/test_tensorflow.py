@@ -94,6 +94,10 @@ def test_nothing_is_imported_before_the_user_does() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.proves("TensorFlow", "pullback", device="CPU")
+@pytest.mark.proves("TensorFlow", "maps", device="CPU")
+@pytest.mark.proves("TensorFlow", "derivatives", device="CPU")
+@pytest.mark.proves("TensorFlow", "sums", device="CPU")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("m", [*MAPS, CHAIN, CHAIN.inv, COLUMNS], ids=repr)
 def test_same_bits_as_numpy(m: fm.Map, dtype: type) -> None:
@@ -103,6 +107,10 @@ def test_same_bits_as_numpy(m: fm.Map, dtype: type) -> None:
     each(every_function(tf.constant(theta), tf.constant(z), m), expected)
 
 
+@pytest.mark.proves("TensorFlow", "pullback", compiled="`tf.function`")
+@pytest.mark.proves("TensorFlow", "maps", compiled="`tf.function`")
+@pytest.mark.proves("TensorFlow", "derivatives", compiled="`tf.function`")
+@pytest.mark.proves("TensorFlow", "sums", compiled="`tf.function`")
 @pytest.mark.parametrize("m", [*DEFAULTS, CHAIN, COLUMNS], ids=repr)
 def test_same_bits_in_a_graph_and_under_a_tape(m: fm.Map) -> None:
     theta = inside(m, dtype=np.float32)
@@ -146,6 +154,7 @@ def test_sixteen_bits_are_the_float32_result_rounded_once(name: str) -> None:
     assert np.array_equal(slope.numpy(), rounded.numpy())
 
 
+@pytest.mark.proves("TensorFlow", "pullback", gradients="once")
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("name", [*FORMULAS, *SLOPES])
 def test_derivatives_against_tensorflows_formulas(name: str, graph: bool) -> None:
@@ -168,6 +177,9 @@ def test_derivatives_against_tensorflows_formulas(name: str, graph: bool) -> Non
         np.testing.assert_allclose(mine, wanted, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.proves("TensorFlow", "maps", gradients="twice")
+@pytest.mark.proves("TensorFlow", "derivatives", gradients="once")
+@pytest.mark.proves("TensorFlow", "sums", gradients="once")
 @pytest.mark.parametrize("m", [*DEFAULTS, CHAIN], ids=repr)
 def test_derivatives_are_those_of_the_map(m: fm.Map) -> None:
     theta = inside(m, 6)
@@ -206,6 +218,7 @@ def test_sums_over_axes_have_gradients() -> None:
     np.testing.assert_allclose(slope, -weight.numpy()[:, None] / theta, rtol=1e-6)
 
 
+@pytest.mark.proves("TensorFlow", "maps", gradients="forward mode")
 def test_jacobians_forward_mode_and_hessians() -> None:
     x = tf.constant([0.5, 2.0, 3.0], tf.float64)
     with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
@@ -246,6 +259,7 @@ def test_a_variable_is_its_value() -> None:
     np.testing.assert_allclose(fm.inverse(v, "log"), 3, rtol=1e-3)
 
 
+@pytest.mark.proves("TensorFlow", "maps", memory="its own, read and written")
 def test_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
     apply = _tensorflow._native.apply

@@ -32,6 +32,10 @@ def moderate(m: fm.Map, shape: tuple[int, ...]) -> torch.Tensor:
     return m.inverse(low + (high - low) * unit)
 
 
+@pytest.mark.proves("torch", "pullback", device="CPU")
+@pytest.mark.proves("torch", "maps", device="CPU")
+@pytest.mark.proves("torch", "derivatives", device="CPU")
+@pytest.mark.proves("torch", "sums", device="CPU")
 @each_map
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_same_bits_as_numpy(m: fm.Map, dtype: torch.dtype) -> None:
@@ -52,6 +56,10 @@ def test_same_bits_as_numpy(m: fm.Map, dtype: torch.dtype) -> None:
     np.testing.assert_array_equal(fm.forward(theta[::2, 1:], m).numpy(), z[::2, 1:].numpy())
 
 
+@pytest.mark.proves("torch", "pullback", gradients="once")
+@pytest.mark.proves("torch", "maps", gradients="twice")
+@pytest.mark.proves("torch", "derivatives", gradients="once")
+@pytest.mark.proves("torch", "sums", gradients="once")
 @each_map
 def test_gradients_to_second_order(m: fm.Map) -> None:
     theta = moderate(m, (3, 2)).requires_grad_()

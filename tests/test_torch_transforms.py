@@ -28,6 +28,9 @@ def inputs(op, dtype=torch.float64):
     return x if not op.startswith("inverse") else x - 0.5
 
 
+@pytest.mark.proves("torch", "maps", gradients="forward mode")
+@pytest.mark.proves("torch", "derivatives", gradients="forward mode")
+@pytest.mark.proves("torch", "sums", gradients="forward mode")
 @each_op
 @each_map
 def test_gradients_of_both_modes_and_both_orders(m, op):
@@ -41,12 +44,16 @@ def test_gradients_of_both_modes_and_both_orders(m, op):
         assert torch.autograd.gradgradcheck(function, x, check_fwd_over_rev=True)
 
 
+@pytest.mark.proves("torch", "pullback", gradients="forward mode")
 @each_map
 def test_the_gradients_of_a_pullback(m):
     z, g = inputs("inverse").requires_grad_(), torch.ones(3, 5, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda g, z: fm.pullback(g, z, m), (g, z), check_forward_ad=True)
 
 
+@pytest.mark.proves("torch", "maps", gradients="`torch.func`")
+@pytest.mark.proves("torch", "derivatives", gradients="`torch.func`")
+@pytest.mark.proves("torch", "sums", gradients="`torch.func`")
 @each_op
 @each_map
 def test_transforms_of_torch_func(m, op):
@@ -83,6 +90,9 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
+@pytest.mark.proves("torch", "maps", compiled="`torch.compile`")
+@pytest.mark.proves("torch", "derivatives", compiled="`torch.compile`")
+@pytest.mark.proves("torch", "sums", compiled="`torch.compile`")
 @each_op
 @each_map
 @pytest.mark.usefixtures("fresh_compiler")
@@ -97,6 +107,15 @@ def test_compiled_whole(m, op):
     got.sum().backward()
     expected.sum().backward()
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-15, atol=0)
+
+
+@pytest.mark.proves("torch", "pullback", compiled="`torch.compile`")
+@each_map
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_compiled_pullback(m):
+    z, g = inputs("inverse"), inputs("forward")
+    compiled = torch.compile(lambda g, z: fm.pullback(g, z, m) * 2, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(g, z), fm.pullback(g, z, m) * 2)
 
 
 def test_compiled_by_inductor_with_bad_values():
@@ -115,6 +134,7 @@ def test_the_operators_pass_the_checks_of_torch(op):
         torch.library.opcheck(torch.ops.fastmap.log_det, (x, log_op, "x", '{"map": "log"}', [1], 1))
 
 
+@pytest.mark.proves("torch", "maps", compiled="`torch.export`")
 def test_export():
     class Scale(torch.nn.Module):
         def forward(self, z):
