@@ -25,6 +25,7 @@ FRAMEWORKS = (
     "JAX",
     "TensorFlow",
     "Keras",
+    "BoTorch",
     "others by DLPack",
     "CuPy",
 )

@@ -1,6 +1,7 @@
 """Every Python example of the README and of the documentation runs.
 
-Those of Ray and TensorFlow: test_ray.py, test_tensorflow.py; that of CUDA needs a GPU.
+Those of Ray, TensorFlow, ConfigSpace and BoTorch: test_ray.py, test_tensorflow.py, test_configspace.py,
+test_botorch.py; that of CUDA needs a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ EXAMPLES = {
     f"{page.name}:{number}": code
     for page in PAGES
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL), 1)
-    if not re.search(r"from ray|import (tensorflow|keras)|\"cuda\"", code)
+    if not re.search(r"from ray|import (tensorflow|keras|ConfigSpace)|from botorch|\"cuda\"", code)
 }
 
 
