@@ -635,6 +635,32 @@ def test_optimizers_of_many_threads_at_once() -> None:
             assert torch.equal(result, value)
 
 
+def test_one_optimizer_of_many_threads() -> None:
+    """Each of their steps is a whole one: together they are as many steps of one thread."""
+
+    def optimizer() -> tuple[list[torch.nn.Parameter], ft.Adam]:
+        generator = torch.Generator().manual_seed(0)
+        params = [
+            torch.nn.Parameter(torch.rand(n, generator=generator) * 0.9 + 0.05) for n in (10_000, 7, 99)
+        ]
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator)
+        return params, ft.Adam(params, 0.01, map="interval", max_norm=1.0)
+
+    alone, one = optimizer()
+    for _ in range(400):
+        one.step()
+    shared, other = optimizer()
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(other.step) for _ in range(400)]
+        for step in done:
+            step.result()
+    for p, q in zip(alone, shared, strict=True):
+        assert other.state[q]["step"] == 400
+        assert torch.equal(p, q)
+        assert torch.equal(one.state[p]["z"], other.state[q]["z"])
+
+
 def test_a_gradient_that_is_nan_leaves_its_neighbours_alone():
     """One z has left the codomain of exp: theta is its limit, whatever the others of its block are."""
     for bad in (1.0, torch.nan):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from itertools import compress
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
@@ -154,6 +155,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         self.skipped = 0
         self._capturable = capturable
         self._stepper, self._cuda_stepper = _core.Stepper(), _cuda_step.CudaStepper()
+        self._lock = threading.Lock()
         self._versions: dict[Tensor, Any] = {}
         self._cut_maps: dict[Tensor, Map] = {}
         shared = {
@@ -281,7 +283,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         *,
         mask: Tensor | Mapping[Tensor, Tensor] | None = None,
     ) -> Any:
-        """Take one step.
+        """Take one step. Threads that share the optimizer take theirs one after the other, each as a whole.
 
         Parameters
         ----------
@@ -311,9 +313,15 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        with self._lock:
+            self._step(mask)
+        return loss
+
+    def _step(self, mask: Tensor | Mapping[Tensor, Tensor] | None) -> None:
+        """One step by the gradients that are there, from the checks to the version counters."""
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is not None and self._on_host() and self._found_anywhere(float(found_inf)):
-            return loss
+            return
         factor = 1.0 if scale is None or not self._on_host() else 1 / float(scale)
 
         rows, groups, moved = self._rows(mask)
@@ -326,7 +334,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         factor = self._clipped(factor, own, of)
         if math.isnan(factor):
             self.skipped += 1
-            return loss
+            return
         self._stepper.step(factor)
         if any(on_gpu):
             rates = [group["lr"] for group in self.param_groups]
@@ -339,7 +347,6 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         torch.autograd.graph.increment_version(written)
         for p, *_ in moved:
             self._versions[p] = _shards.version(p)
-        return loss
 
     def _on_host(self) -> bool:
         """Whether a parameter lies on the CPU, whose step reads what GradScaler found."""
@@ -672,6 +679,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._stepper, self._cuda_stepper = _core.Stepper(), _cuda_step.CudaStepper()
+        self._lock = threading.Lock()
         self._cut_maps = {}
         self._versions = {p: _shards.version(p) for group in self.param_groups for p in group["params"]}
 
