@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -121,17 +122,27 @@ class OnGPU(OnlyDLPack):
         return (2, 0)
 
 
-@pytest.mark.proves("CuPy", "maps", device="refused: `torch.from_dlpack(x)`")
-def test_an_array_on_a_gpu_is_refused_with_its_fix() -> None:
+def test_without_torch_an_array_on_a_gpu_is_refused_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     there = OnGPU(None)
     for call, name in (
         (lambda: fm.forward(there, "log"), "theta"),
         (lambda: fm.inverse(there, "log"), "z"),
         (lambda: fm.log_abs_det(there, "log"), "theta"),
-        (lambda: fm.pullback(there, VALUES, "log"), "grad_theta"),
+        (lambda: fm.pullback(there, there, "log"), "z"),
     ):
-        with pytest.raises(TypeError, match=rf"^{name}: OnGPU lies on a GPU.*torch\.from_dlpack\(x\)"):
-            call()
+        with monkeypatch.context() as patch:
+            patch.setattr("torch.cuda.is_available", lambda: False)
+            with pytest.raises(
+                RuntimeError, match=rf"^{name}: OnGPU lies on a GPU.* torch for CUDA, or pass"
+            ):
+                call()
+            patch.setitem(sys.modules, "torch", None)
+            with pytest.raises(
+                RuntimeError, match=rf"^{name}: OnGPU lies on a GPU.* torch; install it, or pass"
+            ):
+                call()
+    with pytest.raises(TypeError, match=r"^grad_theta: OnGPU lies on a GPU.* pass a CPU copy"):
+        fm.pullback(there, VALUES, "log")
 
 
 def test_buffers_and_lists() -> None:

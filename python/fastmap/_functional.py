@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastmap import _columns, _core, _native, _structured
+from fastmap import _columns, _core, _cuda_arrays, _native, _structured
 from fastmap._map import Map, MapLike, resolve
 from fastmap._native import Axis, Invalid
 from fastmap._structured import StructuredMap
@@ -25,7 +25,8 @@ def forward(theta: Array, map: MapLike, *, out: Array | None = None, invalid: In
     theta : array, tensor or number
         float16, bfloat16, float32, float64, any shape; numbers, lists and integers count as float64. 16-bit
         types give the float32 result, rounded once. Columns of pandas, Polars and Arrow keep their kind,
-        index and names, missing values count as NaN; other arrays that speak DLPack give NumPy arrays.
+        index and names, missing values count as NaN; other arrays that speak DLPack give NumPy arrays, on a
+        GPU arrays of their library.
     map : Map, str or Space
         The map f, the name of one with default parameters, or a `Space` over one flat buffer: each slice by
         its own map, in one native call. With a space theta may also be a dict of buffers by name; then the
@@ -324,4 +325,6 @@ def _framework_of(x: Array) -> ModuleType | None:
         from fastmap import _tensorflow
 
         return _tensorflow
+    if _cuda_arrays.is_there(x):
+        return _cuda_arrays
     return None

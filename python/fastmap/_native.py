@@ -79,11 +79,10 @@ def _imported(x: object, argument: str) -> FloatArray:
 
 
 def _refuse_gpu(x: object, argument: str) -> None:
-    """Arrays of CuPy, Numba and others that lie on a GPU: NumPy would fail or make an array of one object."""
+    """Arrays on a GPU in a call of the CPU: NumPy would fail or make an array of one object."""
     if hasattr(x, "__cuda_array_interface__"):
         raise TypeError(
-            f"{argument}: {type(x).__name__} lies on a GPU, where only tensors of torch are mapped; pass "
-            "torch.from_dlpack(x), which copies nothing and needs the module fastmap._cuda, or a CPU copy"
+            f"{argument}: {type(x).__name__} lies on a GPU, which this call does not; pass a CPU copy"
         )
 
 

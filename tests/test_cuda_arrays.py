@@ -1,0 +1,93 @@
+"""Arrays of other libraries on a GPU, without one: whose memory, which stream, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastmap as fm
+from fastmap import _cuda_arrays
+
+
+class Foreign:
+    """An array of this module, in the memory of a tensor that claims to lie on a GPU."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __dlpack__(self, **keywords: Any) -> Any:
+        return self.tensor.__dlpack__(**keywords)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+
+class ByInterface:
+    """The same, without DLPack."""
+
+    __cuda_array_interface__: Any = None
+
+
+def from_dlpack(tensor: torch.Tensor) -> Foreign:
+    return Foreign(tensor)
+
+
+@pytest.fixture(autouse=True)
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Those that were asked for; there is no GPU to look for them."""
+    used = []
+
+    @contextmanager
+    def stream_of(x: Any, argument: str) -> Iterator[None]:
+        used.append(x)
+        yield
+
+    monkeypatch.setattr(_cuda_arrays, "_stream_of", stream_of)
+    monkeypatch.setattr(torch, "from_dlpack", lambda x: x.tensor)
+    return used
+
+
+def test_results_are_of_the_library_of_the_input(streams: list[Any]) -> None:
+    x = torch.linspace(0.1, 5, 50)
+    given = Foreign(x)
+    z = fm.forward(given, "log")
+    assert isinstance(z, Foreign)
+    assert torch.equal(z.tensor, fm.forward(x, "log"))
+    into = Foreign(torch.empty(50))
+    assert fm.inverse(z, "log", out=into) is into
+    assert torch.equal(into.tensor, fm.inverse(z.tensor, "log"))
+    value, total = fm.forward_and_log_det(given, "log", out=given)
+    assert value is given
+    assert torch.equal(given.tensor, z.tensor)
+    expected = torch.linspace(0.1, 5, 50)
+    assert torch.equal(total.tensor, fm.log_abs_det(expected, "log"))
+    pulled = fm.pullback(Foreign(expected), z, "log")
+    assert torch.equal(pulled.tensor, fm.pullback(expected, z.tensor, "log"))
+    assert streams == [given, z, given, given, z]
+
+
+def test_the_default_is_that_of_a_gpu() -> None:
+    x = Foreign(torch.tensor([1.0, -1.0]))
+    assert torch.isnan(fm.forward(x, "log").tensor).tolist() == [False, True]
+    with pytest.raises(fm.DomainError, match="1 of 2 values is outside"):
+        fm.forward(x, "log", invalid="raise")
+
+
+def test_what_is_refused() -> None:
+    x = Foreign(torch.ones(3))
+    for wrong in (np.ones(3, np.float32), torch.ones(3)):
+        with pytest.raises(TypeError, match=r"^out: expected an array of the same library"):
+            fm.forward(x, "log", out=wrong)
+        with pytest.raises(TypeError, match=r"^grad_theta: expected an array"):
+            fm.pullback(wrong, x, "log")
+
+
+def test_what_is_there() -> None:
+    assert _cuda_arrays.is_there(Foreign(torch.ones(1)))
+    assert _cuda_arrays.is_there(ByInterface())
+    assert not any(map(_cuda_arrays.is_there, (1.0, [1.0], np.ones(1), np.float32(1), "log", {"a": 1})))
