@@ -32,7 +32,7 @@ THREADS = 256  # of a block
 OPS = list(_core.OPS)
 DTYPES = {"f": np.float32, "d": np.float64}
 SUMS, RULES = "sums", "rules"
-STEP = len(OPS)  # in the place of an operation: the step of an optimizer
+KERNELS = [*OPS, "step", "rows", "step rows"]  # of a map and a dtype; "rows": with arrays of parameters
 ASSEMBLED = "sm_90"  # what the registers are counted for
 
 Operand = tuple[int, np.ndarray, bool]  # address on the device, memory, whether it may be written
@@ -104,11 +104,14 @@ class Module:
         self.names = interpreter().ptx_names(self._handle).decode().split()
 
     def kernel(self, op: str, dtype: type) -> str:
-        """The name of the kernel of an operation, or of "step"."""
+        """The name of one of `KERNELS`."""
         letter = {t: letter for letter, t in DTYPES.items()}[dtype]
-        number = STEP if op == "step" else OPS.index(op)
-        (name,) = (n for n in self.names if described(n)[1:] == (number, letter))
+        (name,) = (n for n in self.names if described(n)[1:] == (op, letter))
         return name
+
+    def params_bytes(self, name: str) -> int:
+        """Of the parameters that a kernel takes."""
+        return int(interpreter().ptx_params_bytes(self._handle, name.encode()))
 
     def run(
         self,
@@ -125,7 +128,7 @@ class Module:
             _Window(address, array.nbytes, array.ctypes.data, writable) for address, array, writable in memory
         ))  # fmt: skip
         blocks = range(grid) if blocks is None else blocks
-        taken = params[: interpreter().ptx_params_bytes(self._handle, name.encode())]
+        taken = params[: self.params_bytes(name)]
         launch = _Launch(grid, blocks.start, len(blocks), threads, taken, len(taken), windows, len(memory))
         wide, narrow, error = ctypes.c_uint64(), ctypes.c_uint64(), ctypes.create_string_buffer(1000)
         if not interpreter().ptx_run(
@@ -136,11 +139,14 @@ class Module:
         return Accesses(wide.value, narrow.value)
 
 
-def described(name: str) -> tuple[str, int, str]:
-    """Map, number of the operation and letter of the dtype, from the mangled name of a kernel."""
-    found = re.search(r"kernelINS\d*_\d+([A-Za-z]\w*?)E(?:LNS_2OpE(\d)E)?([fd])E", name)
+def described(name: str) -> tuple[str, str, str]:
+    """Map, which of `KERNELS` and letter of the dtype, from the mangled name of a kernel."""
+    found = re.search(
+        r"(step_row_|step_|row_)?kernelINS\d*_\d+([A-Za-z]\w*?)E(?:LNS_2OpE(\d)E)?([fd])E", name
+    )
     assert found, name
-    return found[1], STEP if found[2] is None else int(found[2]), found[3]
+    kind = {"step_": "step", "row_": "rows", "step_row_": "step rows"}.get(found[1]) or OPS[int(found[3])]
+    return found[2], kind, found[4]
 
 
 def compile_kernels(name: str) -> str:
@@ -216,7 +222,7 @@ def assemble(name: str, text: str, architecture: str = ASSEMBLED) -> dict[str, A
             key = "_".join(re.findall(r"\d(lanes|fold|pairs|counts)(?:I(f|d)E)?", kernel)[0]).rstrip("_")
         else:
             _, op, letter = described(kernel)
-            key = f"{[*OPS, 'step'][op]} {np.dtype(DTYPES[letter])}"
+            key = f"{op} {np.dtype(DTYPES[letter])}"
         result[key] = Assembled(int(registers), int(stack), int(stores) + int(loads))
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,12 +84,16 @@ def one_nan(x: torch.Tensor) -> np.ndarray:
 
 
 def buffers(
-    m: dict[str, Any], n: int, dtypes: tuple[torch.dtype, torch.dtype, torch.dtype], seed: int
+    m: dict[str, Any],
+    n: int,
+    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype],
+    seed: int,
+    params: tuple[float, ...] | None = None,
 ) -> list[torch.Tensor]:
     """theta, gradient, z and moments: ordinary numbers and special ones, also z outside the codomain."""
     rng, (stored, of_gradient, of_moments) = np.random.default_rng(seed), dtypes
     kind = np.float64 if stored is torch.float64 else np.float32
-    params = tuple(m["examples"][0].values())
+    params = tuple(m["examples"][0].values()) if params is None else params
     z = np.resize(rng.permutation(test_cuda.inputs("inverse", m, params, kind)), n)
     gradient, first = (
         rng.permutation(np.concatenate([test_cuda.special(kind), rng.normal(0, scale, 200).astype(kind)]))
@@ -144,6 +149,27 @@ def test_steps_give_the_bits_of_the_cpu(m: dict[str, Any], stored: torch.dtype) 
         kept = 0 if k == 7 else 1 if GROUPS[k][0] != ADAM else 2  # moments
         state = [*b[3 : 3 + kept], None, None][:2]
         rows.append((program, (), k, *b[:3], *state, torch.tensor(float(k % 3 * 7)), None))
+    compare(rows, [clone(row) for row in rows], GROUPS, 8.0)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("stored", ALL_DTYPES)
+@pytest.mark.parametrize("m", [m for m in CATALOG if m["examples"][0]], ids=lambda m: m["class_name"])
+def test_steps_with_arrays_of_parameters(m: dict[str, Any], stored: torch.dtype) -> None:
+    """Every map, its published parameters one below the other, in C order and in the other one."""
+    examples = test_cuda.published(m, stored)
+    columns = (np.array(column)[:, None] for column in zip(*examples, strict=True))
+    program = getattr(fm, m["class_name"])(*columns).program
+    rows = []
+    for k in range(len(GROUPS)):
+        each = (buffers(m, 40, (stored, stored, wide(stored)), k, params) for params in examples)
+        b = [torch.stack(x) for x in zip(*each, strict=True)]
+        if k % 2:
+            b = [x.t().contiguous().t() for x in b]
+        kept = 0 if k == 7 else 1 if GROUPS[k][0] != ADAM else 2  # moments
+        state = [*b[3 : 3 + kept], None, None][:2]
+        strides = (int(len(examples) > 1), 0)
+        rows.append((program, strides, k, *b[:3], *state, torch.tensor(float(k % 3 * 7)), None))
     compare(rows, [clone(row) for row in rows], GROUPS, 8.0)
 
 
@@ -237,7 +263,8 @@ def train(optimizer: Any, params: list[torch.nn.Parameter], steps: int = 3) -> N
     for step in range(steps):
         for i, p in enumerate(params):
             if step != 1 or i != 1:  # counts differ from then on
-                p.grad = torch.sin(torch.arange(p.numel()).reshape(p.shape) * (0.7 * step + 1.0)).to(p.dtype)
+                wave = torch.sin(torch.arange(p.numel()).reshape(p.shape) * (0.7 * step + 1.0))
+                p.grad = torch.empty_like(p).copy_(wave)
             else:
                 p.grad = None
         optimizer.step()
@@ -265,6 +292,38 @@ def test_optimizers_give_the_bits_of_the_cpu(
     optimizer = OPTIMIZERS[name](ours, map="interval", capturable=True)
     train(optimizer, ours)
     same_state(optimizer, expected)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+@pytest.mark.parametrize("name", ["AdamW", "momentum", "MirrorDescent", "Lion", "clamped"])
+def test_bounds_of_each_element(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tails, tiles, dimensions in any order, beside a parameter whose bounds are numbers."""
+    rng = np.random.default_rng(9)
+
+    def made() -> tuple[list[torch.nn.Parameter], list[dict[str, Any]]]:
+        low = np.arange(5 * 300).reshape(5, 1, 300) / 1e4 - 1
+        maps: list[Any] = [fm.Interval(low, 1.5), fm.Interval(low[:, :, :1], 2.0), "interval"]
+        shapes, orders = ((5, 4, 300), (5, 2, 3), (40,)), ((2, 0, 1), (1, 2, 0), (0,))
+        params = []
+        for shape, order in zip(shapes, orders, strict=True):
+            theta = torch.from_numpy(rng.uniform(0.1, 0.9, shape)).to(dtype)
+            back = [order.index(d) for d in range(len(order))]
+            params.append(torch.nn.Parameter(theta.permute(order).contiguous().permute(back)))
+        return params, [{"params": [p], "map": m} for p, m in zip(params, maps, strict=True)]
+
+    theirs, their_groups = made()
+    rng = np.random.default_rng(9)
+    ours, groups = made()
+    expected = OPTIMIZERS[name](their_groups)
+    train(expected, theirs)
+    claimed(monkeypatch)
+    optimizer = OPTIMIZERS[name](groups)
+    train(optimizer, ours)
+    for p, q in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(raw(p), raw(q))
+        for key, value in optimizer.state[p].items():
+            np.testing.assert_array_equal(raw(value), raw(expected.state[q][key]), err_msg=key)
 
 
 @needs_nvcc
@@ -319,13 +378,19 @@ def test_a_state_is_that_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_steps_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is launched."""
-    monkeypatch.setattr(_torch_cuda, "module", lambda: pytest.fail("was launched"))
+    sizes = SimpleNamespace(args_bytes=lambda dtype: [256] * len(NAMES))  # and nothing that launches
+    monkeypatch.setattr(_torch_cuda, "module", lambda: sizes)
     claimed(monkeypatch)
     p = parameters()[0]
     made: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (NotImplementedError, "params[0]: its map has no step", {"map": fm.Chain("log", "asinh")}),
         (NotImplementedError, "params[0]: its map has no step", {"map": fm.Log().inv}),
-        (NotImplementedError, "params[0]: its map has no step", {"map": fm.Asinh([1.0] * 7)}),
+        (
+            NotImplementedError,
+            "params[0]: infinite bounds make different maps",
+            {"map": fm.Interval(0, [1.0, np.inf, *[2] * 5])},
+        ),
+        (ValueError, "map: parameters of shape (6,)", {"map": fm.Asinh([1.0] * 6)}),
         (NotImplementedError, "params[0]: its map has no step", {"map": fm.Interval(-np.inf, 2.0)}),
         (NotImplementedError, "params[0]: max_norm and nonfinite", {"max_norm": 1.0}),
         (NotImplementedError, "params[0]: max_norm and nonfinite", {"nonfinite": "skip"}),

@@ -75,6 +75,80 @@ def test_large_buffers_chains_sums_and_gradients(dtype: torch.dtype, offset: int
     assert same_bits(theta, fm.inverse(x, "softplus"))
 
 
+def test_arrays_orders_of_memory_and_policies() -> None:
+    x = torch.rand(3, 70, 50, dtype=torch.float64) + 0.1
+    m = fm.Chain(fm.Asinh(torch.rand(70, 1).numpy() + 0.5), "softplus")
+    for given in (x, x.transpose(0, 2)):
+        for policy in ("raise", "nan"):
+            z = fm.forward(given.to(DEVICE), m.inv if given is x else "log", invalid=policy)
+            assert same_bits(z, fm.forward(given, m.inv if given is x else "log", invalid=policy))
+            assert z.stride() == given.stride()
+    y = x - 0.5
+    assert same_bits(fm.forward(y.to(DEVICE), "log", invalid="clip"), fm.forward(y, "log", invalid="clip"))
+
+
+class Foreign:
+    """An array of a library that is this module."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __dlpack__(self, **keywords: Any) -> Any:
+        return self.tensor.__dlpack__(**keywords)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.tensor.__dlpack_device__()
+
+
+class ForeignByInterface:
+    """The older way."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return self.tensor.__cuda_array_interface__
+
+
+def from_dlpack(x: Any) -> Foreign:
+    return Foreign(torch.from_dlpack(x))
+
+
+@pytest.mark.parametrize("kind", [Foreign, ForeignByInterface])
+def test_arrays_of_other_libraries(kind: Any) -> None:
+    x = torch.linspace(0.1, 5, 1000)
+    given = kind(x.to(DEVICE))
+    z = fm.forward(given, "log")
+    assert isinstance(z, Foreign)
+    assert same_bits(z.tensor, fm.forward(x, "log"))
+    into = kind(torch.empty(1000, device=DEVICE))
+    assert fm.forward(given, "log", out=into) is into
+    assert same_bits(into.tensor, fm.forward(x, "log"))
+    assert same_bits(fm.pullback(given, given, "log").tensor, fm.pullback(x, x, "log"))
+    assert same_bits(fm.log_abs_det(given, "log").tensor, fm.log_abs_det(x, "log"))
+    with pytest.raises(TypeError, match="out: expected an array of the same library"):
+        fm.forward(given, "log", out=torch.empty(1000, device=DEVICE))
+
+
+def test_cupy() -> None:
+    cupy = pytest.importorskip("cupy")
+    x = np.linspace(0.1, 5, 1000, dtype=np.float32)
+    with cupy.cuda.Stream():
+        z = fm.forward(cupy.asarray(x), "log")
+        assert isinstance(z, cupy.ndarray)
+        assert z.get().tobytes() == fm.forward(x, "log").tobytes()
+
+
+def test_compiled_calls() -> None:
+    z = torch.linspace(-3, 3, 1000, device=DEVICE, requires_grad=True)
+    fm_inverse = torch.compile(lambda z: fm.inverse(z, "softplus"))
+    result = fm_inverse(z)
+    result.sum().backward()
+    assert same_bits(result.detach(), fm.inverse(z.detach().cpu(), "softplus"))
+    assert z.grad is not None
+
+
 def test_calls_run_on_the_current_stream_and_in_graphs() -> None:
     x = torch.linspace(0.1, 5, 1000)
     expected, stream = fm.forward(x, "log"), torch.cuda.Stream()
@@ -104,9 +178,12 @@ def test_more_than_2_to_the_31_elements() -> None:
 
 def test_what_is_refused() -> None:
     x = torch.ones(4, device=DEVICE)
-    for keywords, kind in (({"invalid": "raise"}, NotImplementedError), ({"out": torch.ones(4)}, ValueError)):
-        with pytest.raises(kind):
-            fm.forward(x, "log", **keywords)
+    with pytest.raises(ValueError, match="device"):
+        fm.forward(x, "log", out=torch.ones(4))
+    with pytest.raises(fm.DomainError, match="4 of 4 values are outside"):
+        fm.forward(-x, "log", invalid="raise")
+    with pytest.raises(RuntimeError, match="invalid: "), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        fm.forward(x, "log", invalid="raise")
     assert torch.isnan(fm.forward(-x, "log")).all()
 
 
@@ -191,6 +268,19 @@ def test_a_step_in_a_graph_follows_what_lies_on_the_device() -> None:
         expected.grad_scale, expected.found_inf = torch.tensor(of_scale), torch.tensor(skipped)
         expected.step()
     same_states(optimizer, expected)
+
+
+def test_bounds_of_each_element() -> None:
+    theta, low = torch.rand(40, 300), np.linspace(-2, -1, 300)
+    found = []
+    for device in ("cpu", DEVICE):
+        p = torch.nn.Parameter(theta.to(device).t().contiguous().t())
+        optimizer = ft.Adam([p], 0.05, map=fm.Interval(low, 1.5))
+        for _ in range(3):
+            p.grad = torch.empty_like(p).copy_(torch.sin(theta))
+            optimizer.step()
+        found.append(p.detach())
+    assert same_bits(found[1], found[0])
 
 
 def test_a_step_waits_for_nothing() -> None:

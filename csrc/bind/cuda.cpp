@@ -10,7 +10,9 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "engine/cuda.hpp"
 #include "fastmap_registry.hpp"
@@ -119,22 +121,68 @@ CudaBuffer buffer_of(const Address& a) {
   return {reinterpret_cast<void*>(a.first), Storage(a.second)};
 }
 
+int map_of(int map) {
+  if (map < 0 || std::size_t(map) >= std::size(kTables)) throw py::value_error("no such map");
+  return map;
+}
+
+// x, factor, addend and out of a launch, which computes in a dtype.
+struct Buffers {
+  CudaBuffer all[4];
+  DType type;
+
+  Buffers(const Address& x, const Address& factor, const Address& addend, const Address& out)
+      : all{buffer_of(x), buffer_of(factor), buffer_of(addend), buffer_of(out)},
+        type(all[0].storage == kStoredFloat64 ? kFloat64 : kFloat32) {
+    for (const CudaBuffer& b : all)
+      if (b.data && (b.storage == kStoredFloat64) != (type == kFloat64))
+        throw py::value_error("float64 and other dtypes in one call");
+  }
+};
+
 // out = op(x) factor + addend on a stream; no factor and no addend where the address is 0. `args` are those of
 // Program.steps for this map.
 void launch(int device, std::uintptr_t stream, int map, int op, const py::bytes& args, std::uint64_t n,
             const Address& x, const Address& factor, const Address& addend, const Address& out) {
-  if (map < 0 || std::size_t(map) >= std::size(kTables)) throw py::value_error("no such map");
+  const CudaTable& table = *kTables[map_of(map)];
   if (op < 0 || op >= kOps) throw py::value_error("no such operation");
-  CudaBuffer buffers[] = {buffer_of(x), buffer_of(factor), buffer_of(addend), buffer_of(out)};
-  const DType type = buffers[0].storage == kStoredFloat64 ? kFloat64 : kFloat32;
-  for (const CudaBuffer& b : buffers)
-    if (b.data && (b.storage == kStoredFloat64) != (type == kFloat64))
-      throw py::value_error("float64 and other dtypes in one call");
+  Buffers b(x, factor, addend, out);
   auto constants = params_of<ArgsBuffer>(args, "args");
-  void* params[] = {&buffers[0], &buffers[1], &buffers[2], &buffers[3], &n, constants.bytes};
+  void* params[] = {&b.all[0], &b.all[1], &b.all[2], &b.all[3], &n, constants.bytes};
   py::gil_scoped_release release;
-  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, kTables[map]->kernels[type][op], n,
-                cuda_tile(type), params);
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, table.kernels[b.type][op], n,
+                cuda_tile(b.type), params);
+}
+
+// Constants for each element: the address of a table of them, and for each dimension of x, from the last one on, its
+// length and how far its rows are apart.
+using Dims = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
+CudaRows rows_of(std::uintptr_t args, const Dims& dims, int op) {
+  if (op < 0 || op >= kOps) throw py::value_error("no such operation");
+  if (dims.size() > kCudaDims) throw py::value_error("dims: too many");
+  CudaRows rows{reinterpret_cast<const void*>(args), std::uint32_t(op), std::uint32_t(dims.size()), {}, {}};
+  for (std::size_t d = 0; d < dims.size(); ++d) std::tie(rows.lengths[d], rows.strides[d]) = dims[d];
+  return rows;
+}
+
+void launch_rows(int device, std::uintptr_t stream, int map, int op, std::uintptr_t args, const Dims& dims,
+                 std::uint64_t n, const Address& x, const Address& factor, const Address& addend,
+                 const Address& out) {
+  const CudaTable& table = *kTables[map_of(map)];
+  CudaRows rows = rows_of(args, dims, op);
+  Buffers b(x, factor, addend, out);
+  void* params[] = {&b.all[0], &b.all[1], &b.all[2], &b.all[3], &n, &rows};
+  py::gil_scoped_release release;
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, table.rows[b.type], n, cuda_tile(b.type),
+                params);
+}
+
+// Of the constants in such a table, by map.
+std::vector<std::size_t> args_bytes(int dtype) {
+  const DType type = dtype_of(dtype);
+  std::vector<std::size_t> sizes;
+  for (const CudaTable* table : kTables) sizes.push_back(table->args_bytes[type]);
+  return sizes;
 }
 
 // The steps of a sum, as CudaSums has them.
@@ -172,17 +220,31 @@ void count_steps(int device, std::uintptr_t stream, int dtype, const py::bytes& 
                 kCudaThreads, params);
 }
 
+// The step of the only tensor of a CudaStep, with constants for each element.
+void step_rows(int device, std::uintptr_t stream, int map, int dtype, const py::bytes& tensors,
+               std::uintptr_t args, const Dims& dims) {
+  const CudaTable& table = *kTables[map_of(map)];
+  const DType type = dtype_of(dtype);
+  auto s = params_of<CudaStep>(tensors, "tensors");
+  if (s.count != 1) throw py::value_error("tensors: expected one");
+  CudaRows rows = rows_of(args, dims, 0);
+  void* params[] = {&s, &rows};
+  py::gil_scoped_release release;
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, table.step_rows[type], s.tensors[0].end, 1,
+                params);
+}
+
 // The step of the tensors of a CudaStep, which share a map.
 void step(int device, std::uintptr_t stream, int map, int dtype, const py::bytes& tensors,
           const py::bytes& args) {
-  if (map < 0 || std::size_t(map) >= std::size(kTables)) throw py::value_error("no such map");
+  const CudaTable& table = *kTables[map_of(map)];
   const DType type = dtype_of(dtype);
   auto s = params_of<CudaStep>(tensors, "tensors");
   if (s.count == 0 || s.count > kCudaStepTensors) throw py::value_error("tensors: too many, or none");
   auto constants = params_of<ArgsBuffer>(args, "args");
   void* params[] = {&s, constants.bytes};
   py::gil_scoped_release release;
-  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, kTables[map]->steps[type],
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, table.steps[type],
                 s.tensors[s.count - 1].end, 1, params);
 }
 
@@ -196,11 +258,14 @@ int device_count() {
 
 PYBIND11_MODULE(_cuda, m) {
   m.def("launch", &launch);
+  m.def("launch_rows", &launch_rows);
+  m.def("args_bytes", &args_bytes);
   m.def("sum_lanes", &sum_lanes);
   m.def("sum_fold", &sum_fold);
   m.def("sum_pairs", &sum_pairs);
   m.def("count_steps", &count_steps);
   m.def("step", &step);
+  m.def("step_rows", &step_rows);
   m.def("device_count", &device_count);
   m.attr("RUNTIME") = CUDART_VERSION;
 }

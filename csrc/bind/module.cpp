@@ -5,6 +5,7 @@
 #include "bind/borrow.hpp"
 #include "bind/xla.hpp"
 #include "engine/dispatch.hpp"
+#include "engine/float_mode.hpp"
 #include "engine/step.hpp"
 #include "engine/threads.hpp"
 #include "fastmap_registry.hpp"
@@ -110,6 +111,42 @@ py::list steps_of(const BoundProgram& program, int dtype) {
     steps.append(py::make_tuple(s.map, s.inverted,
                                 py::bytes(reinterpret_cast<const char*>(s.args.bytes), sizeof s.args.bytes)));
   return steps;
+}
+
+// The same where parameters are arrays: (map, inverted, table) with what `write` appends for each row. None where infinite
+// bounds make different maps of its elements.
+template <class Write> py::object tables_of(const BoundProgram& program, int dtype, const Write& write) {
+  const Storage storage = storage_of(dtype);
+  program.check(storage);
+  FloatMode mode;  // rows may be built here
+  Row scratch, first;
+  std::vector<std::string> tables;
+  for (std::size_t i = 0; i < program.rows(); ++i) {
+    const Row& row = program.row(storage, i, scratch);
+    if (i == 0) tables.resize((first = row).size());
+    const auto same = [](const Step& a, const Step& b) { return a.map == b.map && a.inverted == b.inverted; };
+    if (!std::equal(row.begin(), row.end(), first.begin(), first.end(), same)) return py::none();
+    for (std::size_t k = 0; k < row.size(); ++k) write(tables[k], row[k]);
+  }
+  py::list steps;
+  for (std::size_t k = 0; k < first.size(); ++k)
+    steps.append(py::make_tuple(first[k].map, first[k].inverted, py::bytes(tables[k])));
+  return steps;
+}
+
+// Of the constants. sizes: by map, how many bytes belong to it.
+py::object constants_of(const BoundProgram& program, int dtype, const std::vector<std::size_t>& sizes) {
+  return tables_of(program, dtype, [&](std::string& table, const Step& step) {
+    table.append(reinterpret_cast<const char*>(step.args.bytes), sizes.at(std::size_t(step.map)));
+  });
+}
+
+// Of a `Range` each.
+py::object ranges_of(const BoundProgram& program, int dtype, bool forward, bool clips) {
+  return tables_of(program, dtype, [&](std::string& table, const Step& step) {
+    const Range r = range_of(step, storage_of(dtype), forward ? kForward : kInverse, forward, clips);
+    table.append(reinterpret_cast<const char*>(&r), sizeof r);
+  });
 }
 
 // (program, dtype, shape, parameter row strides, then for x, grad and out: pointer, strides in bytes).
@@ -374,7 +411,11 @@ PYBIND11_MODULE(_core, m) {
                                  py::arg("clamped") = int(Gradient::clamped));
   m.attr("DECAYS") = py::dict(py::arg("none") = int(Decay::none), py::arg("z") = int(Decay::z),
                               py::arg("theta") = int(Decay::theta));
-  py::class_<BoundProgram>(m, "Program").def(py::init(&make_program)).def("steps", &steps_of);
+  py::class_<BoundProgram>(m, "Program")
+      .def(py::init(&make_program))
+      .def("steps", &steps_of)
+      .def("constants", &constants_of)
+      .def("ranges", &ranges_of);
   m.def("apply", [](int op, const std::vector<py::tuple>& segments, int policy) {
     const std::vector<Segment> parts = segments_of(segments);
     return found([&] { return apply(Op(op), parts, Policy(policy)); });

@@ -41,6 +41,11 @@ template <class T> struct Tile {
   std::uint64_t begin, n;
   bool whole;
 
+  // Where element k of this thread lies.
+  __device__ __forceinline__ std::uint64_t index(std::uint64_t k) const {
+    return begin + (whole ? threadIdx.x * Pack<T>::size + k : k * kCudaThreads + threadIdx.x);
+  }
+
   // In memory S, of which P is a pack.
   template <class P, class S, class Convert>
   __device__ __forceinline__ Pack<T> load_as(const CudaBuffer& b, const Convert& convert) const {
@@ -112,6 +117,23 @@ __device__ __forceinline__ bool is_aligned(const CudaBuffer& b) {
   return reinterpret_cast<std::uintptr_t>(b.data) % (is_half(b.storage) ? sizeof(HalfPack) : 16) == 0;
 }
 
+// out = p factor + addend, each result rounded.
+template <class T> __device__ __forceinline__ void finish(const Tile<T>& tile, Pack<T>& p,
+                                                          const CudaBuffer& factor, const CudaBuffer& addend,
+                                                          const CudaBuffer& out) {
+  if (factor.data) {
+    const Pack<T> by = tile.load(factor);
+#pragma unroll
+    for (int k = 0; k < Pack<T>::size; ++k) p.v[k] = one_nan(p.v[k] * by.v[k]);
+  }
+  if (addend.data) {
+    const Pack<T> more = tile.load(addend);
+#pragma unroll
+    for (int k = 0; k < Pack<T>::size; ++k) p.v[k] = one_nan(p.v[k] + more.v[k]);
+  }
+  tile.store(out, p);
+}
+
 // One block per processor is enough: for more, ptxas spills on some GPUs (SinhArcsinh on sm_75, SoftClip on sm_100).
 template <class Map, Op op, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
     kernel(const CudaBuffer x, const CudaBuffer factor, const CudaBuffer addend, const CudaBuffer out,
@@ -123,25 +145,61 @@ template <class Map, Op op, class T> __global__ void __launch_bounds__(kCudaThre
     const Tile<T> tile{begin, n, aligned && n - begin >= step};
     Pack<T> p = tile.load(x);
     compute_pack<Map, op>(p, a);
-    if (factor.data) {
-      const Pack<T> by = tile.load(factor);
-#pragma unroll
-      for (int k = 0; k < Pack<T>::size; ++k) p.v[k] = one_nan(p.v[k] * by.v[k]);
-    }
-    if (addend.data) {
-      const Pack<T> more = tile.load(addend);
-#pragma unroll
-      for (int k = 0; k < Pack<T>::size; ++k) p.v[k] = one_nan(p.v[k] + more.v[k]);
-    }
-    tile.store(out, p);
+    finish(tile, p, factor, addend, out);
   }
 }
 
-template <class Map, class T, class A>
+// All operations by the exact path, which is right for every x: this kernel reads more than it computes. By the bits of
+// their number: of cases nvcc makes a table of branches, which tests/ptx.cpp does not know.
+template <class Map, int first, int count, class T, class A>
+FM_INLINE T exact_op(std::uint32_t op, T x, const A& a) {
+  if constexpr (count == 1) {
+    return exact_lane<Map, Op(first)>(x, a);
+  } else {
+    constexpr int half = count / 2;
+    if (op & half) return exact_op<Map, first + half, half>(op, x, a);
+    return exact_op<Map, first, half>(op, x, a);
+  }
+}
+
+// The constants of element i, of n. Unrolled, so that nothing indexes the arguments: they would be copied to local memory.
+template <class A>
+__device__ __forceinline__ const A& constants_of(std::uint64_t i, std::uint64_t n, const CudaRows& r) {
+  std::uint64_t rest = i < n ? i : n - 1, row = 0;  // beyond the end is what a tile has too much
+#pragma unroll
+  for (std::uint32_t d = 0; d < kCudaDims; ++d) {
+    if (d == r.dims) break;
+    const std::uint64_t above = rest / r.lengths[d];
+    row += (rest - above * r.lengths[d]) * r.strides[d];
+    rest = above;
+  }
+  return static_cast<const A*>(r.args)[row];
+}
+
+// The same as `kernel`, where constants differ from element to element.
+template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
+    row_kernel(const CudaBuffer x, const CudaBuffer factor, const CudaBuffer addend, const CudaBuffer out,
+               std::uint64_t n, const CudaRows r) {
+  using Args = typename Map::template Args<T>;
+  static_assert(kOps == 8);  // exact_op goes by their bits
+  constexpr std::uint64_t step = kCudaThreads * Pack<T>::size;
+  const bool aligned = is_aligned(x) & is_aligned(factor) & is_aligned(addend) & is_aligned(out);
+  for (std::uint64_t begin = blockIdx.x * step; begin < n; begin += gridDim.x * step) {
+    const Tile<T> tile{begin, n, aligned && n - begin >= step};
+    Pack<T> p = tile.load(x);
+#pragma unroll 1
+    for (int k = 0; k < Pack<T>::size; ++k)
+      push(p, exact_op<Map, 0, kOps>(r.op, p.v[0], constants_of<Args>(tile.index(k), n, r)));
+    finish(tile, p, factor, addend, out);
+  }
+}
+
+// constants(i): those of element i.
+template <class Map, class T, class Constants>
 __device__ __forceinline__ void step_tile(Tile<T> tile, const CudaBuffer& theta, const CudaBuffer& gradient,
                                           const CudaBuffer& z, const CudaBuffer& first,
                                           const CudaBuffer& second, const CudaStep& s,
-                                          const StepScalars<T>& c, const A& a) {
+                                          const StepScalars<T>& c, const Constants& constants) {
   tile.whole = tile.n - tile.begin >= kCudaThreads * Pack<T>::size && is_aligned(theta) &&
                is_aligned(gradient) && is_aligned(z) && is_aligned(first) && is_aligned(second);
   Pack<T> g = tile.load(gradient), old_z = tile.load(z), m{}, v{}, old_theta = tile.load(theta);
@@ -150,7 +208,7 @@ __device__ __forceinline__ void step_tile(Tile<T> tile, const CudaBuffer& theta,
 #pragma unroll 1
   for (int k = 0; k < Pack<T>::size; ++k) {
     StepElement<T> e{g.v[0], old_z.v[0], m.v[0], v.v[0], old_theta.v[0]};
-    step_element<Map>(e, s, first.data, c, a);
+    step_element<Map>(e, s, first.data, c, constants(tile.index(k)));
     push(g, T(0));
     push(old_z, one_nan(e.z));
     push(m, one_nan(e.m));
@@ -163,6 +221,18 @@ __device__ __forceinline__ void step_tile(Tile<T> tile, const CudaBuffer& theta,
   if (second.data) tile.store(second, v);
 }
 
+// Tile t of a parameter.
+template <class Map, class T, class Constants>
+__device__ __forceinline__ void step_tensor(const CudaStep& s, const CudaStepTensor& x, std::uint64_t t,
+                                            const Constants& constants) {
+  const StepScalars<T>& c = *static_cast<const StepScalars<T>*>(x.scalars);
+  if (c.skip) return;
+  const Storage in = sizeof(T) == 8 ? kStoredFloat64 : kStoredFloat32;
+  step_tile<Map, T>({t * kCudaThreads * Pack<T>::size, x.n, false}, {x.theta, x.theta_storage},
+                    {x.gradient, x.gradient_storage}, {x.z, in}, {x.first, x.moment_storage},
+                    {x.second, x.moment_storage}, s, c, constants);
+}
+
 // The step of the parameters that share a map. The tiles of all of them are counted in a row.
 template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
     step_kernel(const CudaStep s, const typename Map::template Args<T> a) {
@@ -170,14 +240,18 @@ template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
   std::uint64_t first = 0;
   for (std::uint64_t t = blockIdx.x; t < s.tensors[s.count - 1].end; t += gridDim.x) {
     for (; t >= s.tensors[k].end; ++k) first = s.tensors[k].end;
-    const CudaStepTensor& x = s.tensors[k];
-    const StepScalars<T>& c = *static_cast<const StepScalars<T>*>(x.scalars);
-    if (c.skip) continue;
-    const Storage in = sizeof(T) == 8 ? kStoredFloat64 : kStoredFloat32;
-    step_tile<Map, T>({(t - first) * kCudaThreads * Pack<T>::size, x.n, false}, {x.theta, x.theta_storage},
-                      {x.gradient, x.gradient_storage}, {x.z, in}, {x.first, x.moment_storage},
-                      {x.second, x.moment_storage}, s, c, a);
+    step_tensor<Map, T>(s, s.tensors[k], t - first, [&](std::uint64_t) -> decltype(a) { return a; });
   }
+}
+
+// The step of one parameter, where constants differ from element to element.
+template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
+    step_row_kernel(const CudaStep s, const CudaRows r) {
+  using Args = typename Map::template Args<T>;
+  const CudaStepTensor& x = s.tensors[0];
+  for (std::uint64_t t = blockIdx.x; t < x.end; t += gridDim.x)
+    step_tensor<Map, T>(s, x, t,
+                        [&](std::uint64_t i) -> const Args& { return constants_of<Args>(i, x.n, r); });
 }
 
 #define FM_KERNEL(op, T) reinterpret_cast<const void*>(&kernel<FM_MAP, op, T>)
@@ -188,8 +262,16 @@ template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
    FM_KERNEL(kInverseLogAbsDet, T), FM_KERNEL(kInverseLogAbsDetGrad, T)}
 
 #define FM_STEP(T) reinterpret_cast<const void*>(&step_kernel<FM_MAP, T>)
+#define FM_ROWS(T) reinterpret_cast<const void*>(&row_kernel<FM_MAP, T>)
+#define FM_STEP_ROWS(T) reinterpret_cast<const void*>(&step_row_kernel<FM_MAP, T>)
 
-CudaTable table() { return {{FM_KERNELS(float), FM_KERNELS(double)}, {FM_STEP(float), FM_STEP(double)}}; }
+CudaTable table() {
+  return {{FM_KERNELS(float), FM_KERNELS(double)},
+          {FM_STEP(float), FM_STEP(double)},
+          {FM_ROWS(float), FM_ROWS(double)},
+          {FM_STEP_ROWS(float), FM_STEP_ROWS(double)},
+          {sizeof(FM_MAP::Args<float>), sizeof(FM_MAP::Args<double>)}};
+}
 
 }  // namespace
 }  // namespace fastmap::FM_ISA

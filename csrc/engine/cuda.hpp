@@ -22,7 +22,18 @@ struct CudaBuffer {
 // out may be one of the others. The bytes of Args are those of an ArgsBuffer, from the front.
 struct CudaTable {
   const void* kernels[kDTypes][kOps];
-  const void* steps[kDTypes];  // (CudaStep, Args<T> a): the step of an optimizer
+  const void* steps[kDTypes];       // (CudaStep, Args<T> a): the step of an optimizer
+  const void* rows[kDTypes];        // as kernels of all operations, with CudaRows in place of Args<T>
+  const void* step_rows[kDTypes];   // (CudaStep, CudaRows): of the first tensor, which is the only one
+  std::size_t args_bytes[kDTypes];  // of Args<T>
+};
+
+// Constants that differ from element to element: a table of Args<T>, and how an index of x leads to its rows.
+constexpr std::uint32_t kCudaDims = 6;
+struct CudaRows {
+  const void* args;
+  std::uint32_t op, dims;
+  std::uint64_t lengths[kCudaDims], strides[kCudaDims];  // of x, from the last dimension on; strides in rows
 };
 
 // The step of an optimizer (step.hpp) in two launches, and without a word from the host: csrc/engine/cuda_rules.cu

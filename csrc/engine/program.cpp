@@ -132,24 +132,25 @@ template <class T> T last_finite(const Step& step, Op op, T inside, T end) {
   return number<T>(yes);
 }
 
-// What passes a check, for the first input of a call also with a finite result, in the numbers that buffers hold.
-template <class T>
-void valid_range(const Step& step, Storage storage, Check check, double* low, double* high) {
+// What passes a check; for the policy "clip" only what has a finite result where it is the first input of a call, in the
+// numbers that buffers hold.
+template <class T> Range valid_range(const Step& step, Storage storage, Check check, bool clips) {
   const MapKernels& kernels = *step.kernels;
   const bool is_theta = check == kThetaInside || check == kThetaOnClosure;
-  (is_theta ? kernels.theta_range : kernels.z_range)(step.args, low, high);
+  Range r;
+  (is_theta ? kernels.theta_range : kernels.z_range)(step.args, &r.low, &r.high);
   if (check == kThetaInside || check == kZInside) {
-    const T inside = T(std::isinf(*low)
-                           ? (std::isinf(*high) ? 0 : *high - std::abs(*high) - 1)
-                           : (std::isinf(*high) ? *low + std::abs(*low) + 1 : *low / 2 + *high / 2));
-    for (double* end : {low, high}) {
+    const T inside = T(std::isinf(r.low)
+                           ? (std::isinf(r.high) ? 0 : r.high - std::abs(r.high) - 1)
+                           : (std::isinf(r.high) ? r.low + std::abs(r.low) + 1 : r.low / 2 + r.high / 2));
+    for (double* end : {&r.low, &r.high}) {
       T last = T(*end);
       if (!kernels.all_valid[check](&last, 1, step.args)) last = std::nextafter(last, inside);
-      *end = double(last_finite(step, is_theta ? kForward : kInverse, inside, last));
+      *end = double(clips ? last_finite(step, is_theta ? kForward : kInverse, inside, last) : last);
     }
   }
-  *low = round_inwards(*low, storage, true);
-  *high = round_inwards(*high, storage, false);
+  if (clips) r = {round_inwards(r.low, storage, true), round_inwards(r.high, storage, false)};
+  return r;
 }
 
 // What is left over after whole multiples of kLanes is computed apart, filled up with its last element.
@@ -188,10 +189,9 @@ bool all_stay(const Step& step, Storage storage, Check check, const void* x, std
 // As "clip" has it: what does not stay goes to the nearest number that does, whoever its neighbours are.
 template <class T> void clip(const Step& step, Storage storage, Op native, Check check, const void* x,
                              void* out, std::size_t n, bool stream) {
-  double low, high;
-  valid_range<T>(step, storage, check, &low, &high);
+  const Range r = valid_range<T>(step, storage, check, true);
   alignas(64) T clipped[kSumBlock];
-  active_isa().engine->clip[dtype_of(storage)](x, clipped, n, low, high);
+  active_isa().engine->clip[dtype_of(storage)](x, clipped, n, r.low, r.high);
   exact(step, storage, native, clipped, out, n, stream);
 }
 
@@ -263,6 +263,12 @@ double round_inwards(double v, Storage storage, bool up) {
     engine.widen[half_of(storage)](&h, &back, 1);
   }
   return double(back);
+}
+
+Range range_of(const Step& step, Storage storage, Op op, bool to_search_space, bool clips) {
+  const Check check = check_of(step.native(op), to_search_space);
+  return dtype_of(storage) == kFloat32 ? valid_range<float>(step, storage, check, clips)
+                                       : valid_range<double>(step, storage, check, clips);
 }
 
 Program::Program(std::vector<std::size_t> shape, std::vector<StepSpec> steps)

@@ -32,6 +32,12 @@ struct Step {
 
   Op native(Op op) const { return inverted ? Op((op + kThetaOps) % kOps) : op; }
 };
+// What an operation accepts, or clips to, ends included.
+struct Range {
+  double low, high;
+};
+Range range_of(const Step& step, Storage storage, Op op, bool to_search_space, bool clips);
+
 using Row = std::vector<Step>;  // theta passes the first step first
 using Params = std::array<double, kMaxParams>;
 

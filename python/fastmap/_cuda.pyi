@@ -20,6 +20,23 @@ def launch(
     out: Address,
 ) -> None: ...
 
+# The same with constants for each element: the address of their table (Program.constants), whose rows are of
+# args_bytes by map; and the dimensions of x, from the last one on: lengths, and rows from one to the next.
+def launch_rows(
+    device: int,
+    stream: int,
+    map: int,
+    op: int,
+    args: int,
+    dims: list[tuple[int, int]],
+    n: int,
+    x: Address,
+    factor: Address,
+    addend: Address,
+    out: Address,
+) -> None: ...
+def args_bytes(dtype: int) -> list[int]: ...
+
 # A sum in three steps: rows of n elements, in blocks of 4096, to 32 float64 lanes for each block; these to
 # one float64 for each block; and neighbours of n to (n + 1) // 2, until there is one for each row.
 def sum_lanes(device: int, stream: int, dtype: int, x: int, lanes: int, rows: int, n: int) -> None: ...
@@ -27,6 +44,15 @@ def sum_fold(device: int, stream: int, lanes: int, out: int, blocks: int) -> Non
 def sum_pairs(device: int, stream: int, source: int, out: int, rows: int, n: int) -> None: ...
 
 # The step of an optimizer in two parts, of a CudaCounts and a CudaStep as csrc/engine/cuda.hpp has them: the
-# constants of its tensors, which are then counted; and tensors that share a map.
+# constants of its tensors, which are then counted; and tensors that share a map, or one with a table.
 def count_steps(device: int, stream: int, dtype: int, counts: bytes) -> None: ...
 def step(device: int, stream: int, map: int, dtype: int, tensors: bytes, args: bytes) -> None: ...
+def step_rows(
+    device: int,
+    stream: int,
+    map: int,
+    dtype: int,
+    tensors: bytes,
+    args: int,
+    dims: list[tuple[int, int]],
+) -> None: ...

@@ -162,8 +162,9 @@ def _spread(grad: Tensor, axes: tuple[int, ...]) -> Tensor:
 def _times_derivative(grad: Tensor, op: str, argument: str, x: Tensor, map: Map, policy: int) -> Tensor:
     """grad · d op(x)/dx; one fused pass unless the result must be differentiable itself."""
     # A batch of gradients, as ``is_grads_batched=True`` has it, is one tensor to Python only.
-    plain = not (tracked(x) or tracked(grad) or is_sharded(x)) and _C._dispatch_keys(grad).has(
-        _C.DispatchKey.CPU
+    keys = _C._dispatch_keys(grad)
+    plain = not (tracked(x) or tracked(grad) or is_sharded(x)) and (
+        keys.has(_C.DispatchKey.CPU) or (keys.has(_C.DispatchKey.CUDA) and grad.stride() == x.stride())
     )
     if plain and op in DERIVATIVE and not torch.compiler.is_compiling():
         return _apply(DERIVATIVE[op], argument, x, map, None, policy, grad)
@@ -186,11 +187,13 @@ _library.define("elementwise(Tensor x, str op, str argument, str map, int policy
 _library.define("log_det(Tensor x, str op, str argument, str map, int[] axes, int policy) -> Tensor")
 
 
+@torch.library.impl(_library, "elementwise", "CUDA")
 @torch.library.impl(_library, "elementwise", "CPU")
 def _elementwise_op(x: Tensor, op: str, argument: str, map: str, policy: int) -> Tensor:
     return _apply(op, argument, x, _map_of(map), None, policy)
 
 
+@torch.library.impl(_library, "log_det", "CUDA")
 @torch.library.impl(_library, "log_det", "CPU")
 def _log_det_op(x: Tensor, op: str, argument: str, map: str, axes: list[int], policy: int) -> Tensor:
     return _log_det(op, argument, x, _map_of(map), tuple(axes), policy)

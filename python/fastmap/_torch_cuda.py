@@ -1,19 +1,21 @@
 """CUDA tensors: every check, then launches of the kernels of ``fastmap._cuda`` on the current stream.
 
-Nothing waits for the GPU, so that values outside a domain cannot be refused: they become NaN.
+Nothing waits for the GPU, unless "raise" or "clip" is asked for: values outside a domain become NaN.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastmap import _core, _native
+from fastmap import _core, _native, _torch
 from fastmap._map import Map, Sliced, resolve
 from fastmap._shards import PLAIN
 from fastmap._torch import refuse_output, written
@@ -22,7 +24,15 @@ _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 _HALF = len(_core.OPS) // 2  # from an operation to the one in the other direction
 _SUM_BLOCK = 4096  # kSumBlock of csrc/engine/abi.hpp
 
-Step = tuple[int, bool, bytes]  # as Program.steps has them
+_MOST_DIMS = 6  # kCudaDims of csrc/engine/cuda.hpp
+
+Constants: TypeAlias = bytes | Tensor  # of one call, or a table on the device
+Dim = tuple[
+    int, int
+]  # of a buffer whose constants are a table: length, and rows from one element to the next
+Step = tuple[int, bool, Constants]  # as Program.steps and Program.constants have them
+_kept: WeakKeyDictionary[Any, dict[tuple[Any, ...], list[Any]]] = WeakKeyDictionary()  # by program
+_ON_CPU = "use a CPU tensor"
 
 
 class Launch(NamedTuple):
@@ -30,7 +40,7 @@ class Launch(NamedTuple):
 
     map: int
     op: int
-    args: bytes
+    args: Constants
     x: str
     factor: str | None
     addend: str | None
@@ -94,40 +104,75 @@ def apply(
     grad_argument: str = "grad",
 ) -> Tensor:
     """op(x), times `grad` where given. RuntimeError where CUDA, a driver or a GPU is missing."""
-    _refuse(x, argument, map, policy)
+    _refuse(x, argument, map)
     if isinstance(out, Tensor):
         refuse_output(out)
     result = torch.empty_like(x, requires_grad=False) if out is None else out
+    order = memory_order(x)
     for other, name in ((result, "out"), (grad, grad_argument)):
         if other is not None and other is not x:
-            _refuse_misfit(other, name, x, argument)
+            _refuse_misfit(other, name, x, argument, order)
             _refuse_partial_overlap(other, name, x, argument)
     if grad is not None and result is not grad:
         _refuse_partial_overlap(result, "out", grad, grad_argument)
-    _run(op, x, map, result, grad)
+    _run(op, _admitted(op, argument, x, map, policy), map, result, grad)
     written(result)
     return result
 
 
 def _run(op: str, x: Tensor, map: Map, result: Tensor, grad: Tensor | None = None) -> None:
     """The launches of all parts of a map, once every part is known to have some."""
-    dtype, parts = _DTYPES[x.dtype], []
-    for m, index, _ in map.parts():
-        buffers = {"x": x.view(-1)[index], "out": result.view(-1)[index]}
+    order, parts = memory_order(x), []
+    for m, index, shape in map.parts() if x.numel() else ():
+        buffers = {"x": x.permute(order).view(-1)[index], "out": result.permute(order).view(-1)[index]}
         if grad is not None:
-            buffers["factor"] = grad.view(-1)[index]
-        parts.append((_plan(m, op, dtype, grad is not None), buffers))
-    native = module()
-    device = x.get_device()
-    stream = torch._C._cuda_getCurrentRawStream(device)
-    for launches, buffers in parts:
+            buffers["factor"] = grad.permute(order).view(-1)[index]
+        dims = _dims(m, tuple(x.shape), order) if shape is None else _dims(m, shape, range(len(shape)))
+        parts.append((_plan(m, op, x, grad is not None), dims, buffers))
+    module()
+    for launches, dims, buffers in parts:
         part = buffers["x"]
         for step in launches:
             if step.out not in buffers:
                 buffers[step.out] = torch.empty_like(part, dtype=_wide(part), requires_grad=False)
-            given = [None if name is None else buffers[name] for name in step[3:]]
-            operands = ((0, 0) if t is None else (t.data_ptr(), _DTYPES[t.dtype]) for t in given)
-            native.launch(device, stream, step.map, step.op, step.args, part.numel(), *operands)
+            _launch(step, dims, buffers)
+
+
+def _dims(m: Map, shape: tuple[int, ...], order: Sequence[int]) -> list[Dim]:
+    return row_dims(_native.row_strides(m, shape, "x"), shape, order, f"map: {m!r}") if m.shape else []
+
+
+def _launch(step: Launch, dims: list[Dim], buffers: dict[str, Tensor]) -> None:
+    x, native = buffers["x"], module()
+    given = [None if name is None else buffers[name] for name in step[3:]]
+    operands = [(0, 0) if t is None else (t.data_ptr(), _DTYPES[t.dtype]) for t in given]
+    where = x.get_device(), torch._C._cuda_getCurrentRawStream(x.get_device()), step.map, step.op
+    if isinstance(step.args, bytes):
+        native.launch(*where, step.args, x.numel(), *operands)
+    else:
+        native.launch_rows(*where, step.args.data_ptr(), dims, x.numel(), *operands)
+
+
+def memory_order(x: Tensor) -> tuple[int, ...]:
+    """The dimensions in the order in which they lie in memory."""
+    if x.is_contiguous():
+        return tuple(range(x.ndim))
+    return tuple(sorted(range(x.ndim), key=lambda d: -x.stride(d)))
+
+
+def row_dims(rows: Sequence[int], shape: Sequence[int], order: Sequence[int], what: str) -> list[Dim]:
+    """Of dimensions, from the last one in memory on: lengths, and how many rows a step leads on."""
+    dims: list[Dim] = []
+    for d in reversed(order):
+        if shape[d] == 1:
+            continue
+        if dims and rows[d] == dims[-1][0] * dims[-1][1]:  # one with the dimension before it
+            dims[-1] = (shape[d] * dims[-1][0], dims[-1][1])
+        else:
+            dims.append((shape[d], rows[d]))
+    if len(dims) > _MOST_DIMS:
+        raise NotImplementedError(f"{what} varies along more than {_MOST_DIMS} dimensions; {_ON_CPU}")
+    return dims
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -137,7 +182,8 @@ def _wide(x: Tensor) -> torch.dtype:
 
 def log_det(op: str, argument: str, x: Tensor, map: Map, axes: tuple[int, ...], policy: int) -> Tensor:
     """Sums of op(x) over axes, in float64, in the order of the CPU; the terms take memory."""
-    _refuse(x, argument, map, policy)
+    _refuse(x, argument, map)
+    x = _admitted(op, argument, x, map, policy)
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     terms = torch.empty_like(x, dtype=_wide(x), requires_grad=False)
     _run(op, x, map, terms)
@@ -171,13 +217,57 @@ def _sums(x: Tensor, rows: int) -> Tensor:
     return sums
 
 
-def _plan(m: Map, op: str, dtype: int, has_factor: bool) -> list[Launch]:
-    if m.program is None or m.shape != ():
-        why = "NumPy evaluates it" if m.program is None else "its parameters are arrays"
-        raise NotImplementedError(f"map: {m!r} does not run on CUDA tensors yet: {why}; use a CPU tensor")
-    identity = resolve("identity").program
+def _plan(m: Map, op: str, x: Tensor, has_factor: bool) -> list[Launch]:
+    dtype, identity = _DTYPES[x.dtype], resolve("identity").program
     assert identity is not None
-    return plan(op, m.program.steps(dtype), identity.steps(dtype)[0], has_factor, dtype > 1)
+    return plan(op, _steps(m, dtype, x.device), identity.steps(dtype)[0], has_factor, dtype > 1)
+
+
+def _steps(m: Map, dtype: int, device: torch.device) -> Sequence[Step]:
+    """The maps in a row."""
+    if m.program is None:
+        raise NotImplementedError(f"map: {m!r} does not run on CUDA tensors: NumPy evaluates it; {_ON_CPU}")
+    if not m.shape:
+        return m.program.steps(dtype)
+    if not (steps := steps_of_arrays(m.program, dtype, device)):
+        raise NotImplementedError(
+            f"map: {m!r} does not run on CUDA tensors: infinite bounds make different maps of its elements; "
+            f"give each kind its slice of a Space, or {_ON_CPU}"
+        )
+    return steps
+
+
+def steps_of_arrays(program: Any, dtype: int, device: torch.device) -> list[Step]:
+    """The maps in a row, with tables on the device; none where elements have different ones."""
+
+    def make() -> list[Step]:
+        steps = program.constants(dtype, module().args_bytes(int(dtype == 1)))
+        return [
+            (number, inverted, _table(table, np.uint8, device)) for number, inverted, table in steps or ()
+        ]
+
+    return _kept_for(program, (dtype, device), make)
+
+
+def _kept_for(program: Any, key: tuple[Any, ...], make: Callable[[], list[Any]]) -> list[Any]:
+    """What was made of a program for a device, as long as the program lives."""
+    kept = _kept.setdefault(program, {})
+    if key not in kept:
+        if _is_capturing(key[1]):
+            raise RuntimeError(
+                "map: the first call with arrays of parameters copies them to the GPU, which a graph cannot; "
+                "call it once before"
+            )
+        kept[key] = make()
+    return kept[key]
+
+
+def _table(table: bytes, dtype: Any, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.frombuffer(table, dtype).copy()).to(device)
+
+
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and bool(torch.cuda.is_current_stream_capturing())
 
 
 def module() -> ModuleType:
@@ -192,14 +282,70 @@ def module() -> ModuleType:
     return _cuda
 
 
-def _refuse(x: Tensor, argument: str, map: Map, policy: int) -> None:
-    """Refuse a tensor, a map or a policy that kernels cannot take."""
+def _refuse(x: Tensor, argument: str, map: Map) -> None:
+    """Refuse a tensor or a map that kernels cannot take."""
     _refuse_unknown(x, argument)
     _native.refuse_misfit(map, tuple(x.shape), argument)
-    if policy != _native.policy_code("nan"):
-        raise NotImplementedError(
-            "invalid: on CUDA tensors only 'nan', the default there: an error would have to wait for the GPU"
-        )
+
+
+def _admitted(op: str, argument: str, x: Tensor, map: Map, policy: int) -> Tensor:
+    """x as a policy lets it in. It waits for the GPU; an error is that of the CPU, which gets a copy then."""
+    if policy == _native.policy_code("nan"):
+        return x
+    if _is_capturing(x.device):
+        raise RuntimeError("invalid: 'raise' and 'clip' wait for the GPU, which a graph cannot; use 'nan'")
+    forward, clips = _core.OPS[op] < _HALF, policy == _native.policy_code("clip")
+    result = torch.empty_like(x, requires_grad=False) if clips else x
+    refused = []
+    for m, index, shape in map.parts() if x.numel() else ():
+        part, into = (t if shape is None else t[index].view(shape) for t in (x, result))
+        ranges = _ranges(m, forward, clips, part)
+        if not clips:
+            refused.append(_is_refused(forward, part, m, ranges))
+            continue
+        if len(ranges) > 1:
+            raise NotImplementedError(
+                f"invalid: {m!r} is several maps, for which CUDA tensors have no 'clip'; {_ON_CPU}"
+            )
+        (low, high), value = ranges[0], part.to(_wide(x))
+        into.copy_(torch.where(value < low, low, torch.where(value > high, high, value)))
+        refused.append(part.isnan())
+    if any(bool(bad.any()) for bad in refused):
+        _torch._apply(op, argument, x.cpu(), map, None, policy)
+        raise AssertionError("the CPU accepts what the GPU does not")
+    return result
+
+
+def _ranges(m: Map, forward: bool, clips: bool, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The least and the greatest number that each map on the way accepts or clips to: like its parameters."""
+    steps = _steps(m, _DTYPES[x.dtype], x.device)  # refuses maps without any
+    program = m.program
+
+    def make() -> list[tuple[Tensor, Tensor]]:
+        assert program is not None
+        tables = program.ranges(_DTYPES[x.dtype], forward, clips) or ()
+        ends = (_table(t, np.float64, x.device).view(*m.shape, 2).to(_wide(x)) for _, _, t in tables)
+        return [(both[..., 0], both[..., 1]) for both in ends]
+
+    ranges = _kept_for(m.program, (x.dtype, x.device, forward, clips), make)
+    assert len(ranges) == len(steps)
+    return ranges if forward else ranges[::-1]
+
+
+def _is_refused(forward: bool, x: Tensor, m: Map, ranges: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Where a map on the way does not accept its value."""
+    value = x.to(_wide(x))
+    bad = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    steps = _steps(m, _DTYPES[x.dtype], x.device)
+    for k, (low, high) in enumerate(ranges):
+        bad |= ~((value >= low) & (value <= high))
+        if k + 1 < len(ranges):
+            number, inverted, args = steps[k if forward else -1 - k]
+            into = torch.empty_like(value)
+            step = Launch(number, _HALF * (inverted == forward), args, "x", None, None, "out")
+            _launch(step, _dims(m, tuple(x.shape), memory_order(x)), {"x": value, "out": into})
+            value = into
+    return bad
 
 
 def _refuse_unknown(x: Tensor, argument: str) -> None:
@@ -212,12 +358,12 @@ def _refuse_unknown(x: Tensor, argument: str) -> None:
         raise TypeError(f"{argument}: layout {x.layout} is not supported; use a dense tensor")
     if x.is_neg():
         raise TypeError(f"{argument}: has the negative bit set; call resolve_neg() first")
-    if not x.is_contiguous():
-        raise ValueError(f"{argument}: CUDA tensors must be contiguous; call contiguous() first")
+    if not x.is_contiguous() and not x.permute(memory_order(x)).is_contiguous():
+        raise ValueError(f"{argument}: CUDA tensors must be dense; call contiguous() first")
 
 
-def _refuse_misfit(other: Any, name: str, x: Tensor, argument: str) -> None:
-    """`other` must be a tensor like x, on its device."""
+def _refuse_misfit(other: Any, name: str, x: Tensor, argument: str, order: tuple[int, ...]) -> None:
+    """`other` must be a tensor like x, on its device, with its dimensions in the same order in memory."""
     if not isinstance(other, Tensor):
         kind = type(other).__name__
         raise TypeError(f"{name}: expected a torch tensor as {argument} is one, got {kind}")
@@ -228,6 +374,10 @@ def _refuse_misfit(other: Any, name: str, x: Tensor, argument: str) -> None:
     if other.shape != x.shape:
         raise ValueError(f"{name}: shape {tuple(other.shape)} differs from {tuple(x.shape)} of {argument}")
     _refuse_unknown(other, name)
+    if not other.permute(order).is_contiguous():
+        raise ValueError(
+            f"{name}: strides {other.stride()} are in another order than {x.stride()} of {argument}"
+        )
 
 
 def _refuse_partial_overlap(a: Tensor, name: str, b: Tensor, argument: str) -> None:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastmap import _shards, _torch_cuda
+from fastmap import _native, _shards, _torch_cuda
 from fastmap._map import Map
+from fastmap._torch_cuda import Constants, Dim, Step
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 # As csrc/engine/cuda.hpp has them: how many tensors a launch takes, and its parameters.
@@ -34,14 +35,31 @@ def on_cuda(x: object) -> bool:
     return isinstance(x, Tensor) and x.is_cuda
 
 
-def native_step(program: Any, has_arrays: bool, dtype: torch.dtype, name: str) -> tuple[int, bytes]:
-    """The number of the elementary map that a program is, and its constants for parameters of this dtype."""
-    steps = [] if has_arrays else program.steps(_CODES[dtype])
+def native_step(
+    program: Any, strides: Sequence[int], p: Tensor, name: str
+) -> tuple[int, Constants, list[Dim]]:
+    """The number of the elementary map that a program is, its constants for p, and how these vary.
+
+    strides: how far rows of constants are apart along the dimensions of p; none where all share one.
+    """
+    code = _CODES[p.dtype]
+    dims: list[Dim] = []
+    steps: Sequence[Step]
+    if strides:
+        steps = _torch_cuda.steps_of_arrays(program, code, p.device)
+        if not steps:
+            raise NotImplementedError(
+                f"{name}: infinite bounds make different maps of its elements, which have no step on CUDA; "
+                "keep it on the CPU, or in parts with a map each"
+            )
+        dims = _torch_cuda.row_dims(strides, p.shape, _torch_cuda.memory_order(p), f"{name}: its map")
+    else:
+        steps = program.steps(code)
     if len(steps) == 1 and not steps[0][1]:
-        return steps[0][0], steps[0][2]
+        return steps[0][0], steps[0][2], dims
     raise NotImplementedError(
-        f"{name}: its map has no step on CUDA tensors yet, which takes single maps of the catalog with "
-        "numbers as parameters; use fastmap.torch.Mapped, which wraps an optimizer of torch"
+        f"{name}: its map has no step on CUDA tensors yet, which takes single maps of the catalog; use "
+        "fastmap.torch.Mapped, which wraps an optimizer of torch"
     )
 
 
@@ -51,7 +69,7 @@ def refuse(p: Tensor, m: Map, lr: Any, name: str) -> None:
         raise NotImplementedError(
             f"{name}: sharded parameters have no step on CUDA yet; shard them on the CPU"
         )
-    native_step(m.program, m.shape != (), p.dtype, name)
+    native_step(m.program, _native.row_strides(m, tuple(p.shape), name) if m.shape else (), p, name)
     if on_cuda(lr):
         if lr.numel() != 1 or lr.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -62,15 +80,16 @@ def refuse(p: Tensor, m: Map, lr: Any, name: str) -> None:
 
 
 class _Launch(NamedTuple):
-    """One kernel for some tensors of a group."""
+    """One kernel for some tensors of a group, or for one whose constants are a table."""
 
     device: int
     group: int
     dtype: int
     map: int
-    args: bytes
+    args: Constants
     n: int
     tensors: bytes
+    dims: list[Dim]
 
 
 class CudaStepper:
@@ -97,12 +116,12 @@ class CudaStepper:
         self._signature = signature
 
     def _plan(self, rows: Sequence[Row], name: Callable[[int], str]) -> None:
-        counted, moved = [], []
+        counted, moved, moved_alone = [], [], []
         place: dict[torch.device, int] = {}
         for device in {row[3].device for row in rows}:
             place[device] = self._room(device, sum(row[3].device == device for row in rows))
         for i, (program, strides, group, theta, grad, z, first, second, step, _) in enumerate(rows):
-            native, args = native_step(program, strides != (), theta.dtype, name(i))
+            native, args, dims = native_step(program, strides, theta, name(i))
             dtype = int(theta.dtype is torch.float64)
             where, scalars = theta.get_device(), place[theta.device]
             place[theta.device] += _SCALARS_BYTES
@@ -110,18 +129,19 @@ class CudaStepper:
             z = theta if z is None else z
             buffers = [0 if x is None else x.data_ptr() for x in (theta, grad, z, first, second)]
             codes = (_CODES[(z if x is None else x).dtype] for x in (theta, grad, first))
-            if theta.numel():
-                moved.append(
-                    ((where, group, dtype, native, args), (*buffers, scalars, theta.numel(), *codes))
-                )
+            key, tensor = (where, group, dtype, native, args), (*buffers, scalars, theta.numel(), *codes)
+            if theta.numel() and isinstance(args, bytes):
+                moved.append((key, tensor))
+            elif theta.numel():
+                moved_alone.append(_Launch._make((*key, 1, _moved_tensors([tensor], dtype), dims)))
         self._counts = [
-            _Launch._make((*key, len(part), b"".join(_COUNTED_TENSOR.pack(*t) for t in part)))
+            _Launch._make((*key, len(part), b"".join(_COUNTED_TENSOR.pack(*t) for t in part), []))
             for key, part in _parts(counted, _COUNTED)
         ]
         self._moves = [
-            _Launch._make((*key, len(part), _moved_tensors(part, key[2])))
+            _Launch._make((*key, len(part), _moved_tensors(part, key[2]), []))
             for key, part in _parts(moved, _MOVED)
-        ]
+        ] + moved_alone
 
     def _room(self, device: torch.device, rows: int) -> int:
         """The address of the scalars of so many parameters."""
@@ -153,7 +173,11 @@ class CudaStepper:
             rule, gradient, low, high, decay, decoupled, *_ = groups[s.group]
             head = _STEP.pack(low, high, rule, gradient, decay, decoupled, s.n, 0)
             tensors = s.tensors.ljust(_MOVED * _MOVED_TENSOR.size, b"\0")
-            native.step(s.device, streams[s.device], s.map, s.dtype, head + tensors, s.args)
+            given = s.device, streams[s.device], s.map, s.dtype, head + tensors
+            if isinstance(s.args, bytes):
+                native.step(*given, s.args)
+            else:
+                native.step_rows(*given, s.args.data_ptr(), s.dims)
 
 
 def _signature(row: Row) -> tuple[Any, ...]:
