@@ -52,6 +52,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return used
 
 
+@pytest.mark.proves("CuPy", "maps", device="CUDA by torch (stood in for by memory of the CPU)", memory="its own")
 def test_results_are_of_the_library_of_the_input(streams: list[Any]) -> None:
     x = torch.linspace(0.1, 5, 50)
     given = Foreign(x)
