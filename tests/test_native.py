@@ -104,6 +104,14 @@ def test_concurrent_calls_give_the_same_bits(dtype: type) -> None:
     assert not wrong
 
 
+def test_calls_of_many_threads_that_share_their_maps() -> None:
+    """On a Python without a GIL it also says whether the modules left it off."""
+    script = os.path.join(os.path.dirname(__file__), "free_threads.py")
+    done = python(f"import runpy; runpy.run_path({script!r}, run_name='__main__')", FASTMAP_NUM_THREADS="3")
+    assert done.returncode == 0, done.stderr
+    assert "rounds of" in done.stdout
+
+
 # --- Floating-point mode -------------------------------------------------------------------------
 
 ONE, THREE, SUBNORMAL = 1.0, 3.0, 5e-310

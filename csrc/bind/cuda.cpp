@@ -256,7 +256,8 @@ int device_count() {
 
 }  // namespace
 
-PYBIND11_MODULE(_cuda, m) {
+// Nothing here is kept between calls.
+PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.def("launch", &launch);
   m.def("launch_rows", &launch_rows);
   m.def("args_bytes", &args_bytes);

@@ -399,7 +399,10 @@ Subspace subspace_of(const py::tuple& t) {
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+// What threads share, and how: the thread pool and the maps of recent XLA calls have mutexes, the number of threads is
+// an atomic, a program prepares its rows under std::call_once, borrow.hpp keeps what it knows per thread. A Stepper
+// belongs to one optimizer, which lets one thread in at a time.
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("catalog", &catalog);
   py::dict ops;
   for (int op = 0; op < kOps; ++op) ops[kOpNames[op]] = op;

@@ -7,6 +7,7 @@ and NumPyro. Needs the extra ``fastmap[jax]``.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ jax = need("jax", "jax")
 jnp = jax.numpy
 
 from fastmap import _jax  # noqa: E402  (imports jax)
+
+_making = threading.Lock()  # of classes whose bases come from optional libraries: one class each
 
 # One map for all, or a tree of maps in the form of the parameters.
 MapTree = MapLike | Mapping[str, Any] | list[Any] | tuple[Any, ...]
@@ -322,7 +325,9 @@ def _fused(
         theta, state = move(True, grads, state, params, learning_rate)
         return jax.tree.map(_difference, _maps_like(map, params), params, theta, is_leaf=_is_map), state
 
-    return _optimizer_class()(init, update, step)
+    with _making:
+        optimizer = _optimizer_class()
+    return optimizer(init, update, step)
 
 
 def _step(
@@ -416,7 +421,9 @@ def bijector(map: MapLike) -> Any:
     numpyro.distributions.transforms.Transform
         Elementwise; equal to that of an equal map.
     """
-    return _transform_class()(resolve(map))
+    with _making:
+        transform = _transform_class()
+    return transform(resolve(map))
 
 
 @functools.cache
