@@ -3,8 +3,8 @@
 A mutant is the source with one sign, constant or comparison changed. Its map is compiled again and linked
 into a copy of the package, and the tests of that map run on it. A mutant that they pass shows a hole in the
 tests, or a change that no result can show. `mutants.json` names those of the second kind, each with its
-reason; any other survivor is an error. ``--sample 20 --seed 1`` draws some; ``--no-record`` leaves out the
-recorded bits: what survives then is seen by them alone.
+reason; any other survivor is an error. ``--sample 20 --seed 1`` draws some; ``--which others``
+leaves out the recorded bits: what survives then is seen by them alone.
 
 Nothing is built but one object per mutant. The others and the commands are those of the newest build in
 `build/`: ``pip install .`` leaves it there; one with ``FASTMAP_ONLY`` will do for its own maps. The mutated
@@ -38,6 +38,7 @@ TABLE = Path(__file__).with_name("mutants.json")
 TESTS = ("test_core.py", "test_accuracy.py")
 OF_THE_ORACLE = ("test_oracle_agrees_with_mpmath", "test_the_filter_hides_no_error")
 RECORD = "test_bits_are_those_on_record"
+WHICH = ("all", "record", "others")  # tests of a map: what it has, the recorded bits alone, all but these
 TIMEOUT = 600  # seconds; a mutant that never ends is found, too
 
 # Neither code nor to be changed: comments, texts, directives, the metadata of a map, which the oracle reads,
@@ -152,8 +153,8 @@ class Build:
         )
         return (overlay / "map.o").read_bytes() if done.returncode == 0 else None
 
-    def passes(self, name: str, overlay: Path, record: bool) -> bool:
-        """Whether the tests of a map pass with the object in `overlay`."""
+    def passes(self, name: str, overlay: Path, which: str) -> bool:
+        """Whether these tests of a map pass with the object in `overlay`."""
         own = self.compiles[name][self.compiles[name].index("-o") + 1]
         words = [str(overlay / "map.o") if w == own else w for w in self.link]
         package = overlay / "package" / "fastmap"
@@ -164,7 +165,7 @@ class Build:
         output = words.index("-o") + 1
         words[output] = str(package / words[output])
         subprocess.run(words, cwd=self.folder, check=True)
-        command = [sys.executable, __file__, "--tests-of", name, *([] if record else ["--no-record"])]
+        command = [sys.executable, __file__, "--tests-of", name, "--which", which]
         try:
             done = subprocess.run(
                 command,
@@ -176,23 +177,23 @@ class Build:
             return False
         return done.returncode == 0
 
-    def original(self, name: str, record: bool) -> bytes:
-        """The object as it is, once its tests have passed."""
+    def original(self, name: str) -> bytes:
+        """The object as it is, once its bits are found to be those on record."""
         with self.locks[name]:
             if name not in self.originals:
                 with tempfile.TemporaryDirectory() as folder:
                     built = self.compile(name, Path(folder))
-                    if built is None or not self.passes(name, Path(folder), record):
-                        raise SystemExit(f"{name} fails its tests as it is, or {self.folder} is out of date")
+                    if built is None or not self.passes(name, Path(folder), "record"):
+                        raise SystemExit(f"{name} has not the bits on record: is {self.folder} out of date?")
                 self.originals[name] = built
         return self.originals[name]
 
-    def judge(self, mutant: Mutant, record: bool) -> str:
+    def judge(self, mutant: Mutant, which: str) -> str:
         """Found by a test, refused by the compiler, or alive."""
         for name in maps_of(mutant.file):
             if name not in self.compiles:
                 continue
-            original = self.original(name, record)
+            original = self.original(name)
             with tempfile.TemporaryDirectory() as folder:
                 header = Path(folder) / mutant.file
                 header.parent.mkdir()
@@ -200,7 +201,7 @@ class Build:
                 built = self.compile(name, Path(folder))
                 if built is None:
                     return "refused"
-                if built != original and not self.passes(name, Path(folder), record):
+                if built != original and not self.passes(name, Path(folder), which):
                     return "found"
         return "alive"
 
@@ -208,8 +209,8 @@ class Build:
 class OneMap:
     """A plugin of pytest: the tests of one map, the quick one first."""
 
-    def __init__(self, name: str, record: bool) -> None:
-        self.name, self.record = name, record
+    def __init__(self, name: str, which: str) -> None:
+        self.name, self.which = name, which
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         def chosen(item: Any) -> bool:
@@ -218,20 +219,20 @@ class OneMap:
             return (
                 entry.get("class_name") == self.name
                 and item.originalname not in OF_THE_ORACLE
-                and (self.record or item.originalname != RECORD)
+                and self.which in ("all", "record" if item.originalname == RECORD else "others")
             )
 
         items[:] = sorted(filter(chosen, items), key=lambda item: item.originalname != RECORD)
 
 
-def run_tests(name: str, record: bool) -> int:
+def run_tests(name: str, which: str) -> int:
     # An editable install would put the build that is not mutated first.
     sys.meta_path[:] = [f for f in sys.meta_path if "Redirecting" not in type(f).__name__]
     import fastmap
 
     assert fastmap.__file__.startswith(os.environ["PYTHONPATH"]), fastmap.__file__
     paths = [str(Path(__file__).with_name(t)) for t in TESTS]
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *paths], plugins=[OneMap(name, record)]))
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *paths], plugins=[OneMap(name, which)]))
 
 
 def arguments() -> argparse.Namespace:
@@ -243,7 +244,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--sample", type=int, help="as many mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-record", action="store_true", help="without the recorded bits")
+    parser.add_argument(
+        "--which", choices=WHICH, default="all", help="tests: record is the recorded bits alone"
+    )
     parser.add_argument("--build", type=Path, help="the folder of the build; the newest in build/ by default")
     parser.add_argument("--tests-of", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -252,10 +255,10 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     if args.tests_of:
-        sys.exit(run_tests(args.tests_of, not args.no_record))
+        sys.exit(run_tests(args.tests_of, args.which))
     from fastmap import _core
 
-    builds = sorted(ROOT.glob("build/*/build.ninja"), key=lambda p: p.stat().st_mtime)
+    builds = sorted(ROOT.glob("build/cp*/build.ninja"), key=lambda p: p.stat().st_mtime)
     if not (args.build or builds):
         sys.exit("there is no build in build/: pip install .")
     build = Build((args.build or builds[-1].parent).resolve(), _core.info()["isa"])
@@ -266,14 +269,14 @@ def main() -> None:
     known = [{k: row[k] for k in ("file", "was", "is")} for row in json.loads(TABLE.read_text())]
     count: Counter[str] = Counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        verdicts = pool.map(lambda m: build.judge(m, not args.no_record), todo)
+        verdicts = pool.map(lambda m: build.judge(m, args.which), todo)
         for mutant, verdict in zip(todo, verdicts, strict=True):
             listed = verdict == "alive" and mutant.row() in known
             count["alive, with a reason" if listed else verdict] += 1
             if verdict == "alive" and not listed:
                 print(mutant, flush=True)
     print(", ".join(f"{v} {k}" for k, v in sorted(count.items())))
-    sys.exit(1 if count["alive"] and not args.no_record else 0)
+    sys.exit(1 if count["alive"] and args.which == "all" else 0)
 
 
 if __name__ == "__main__":
