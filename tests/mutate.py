@@ -61,12 +61,13 @@ class Mutant(NamedTuple):
 
     file: str  # below csrc
     line: int
+    above: str  # the line before the one that is changed
     was: str
     now: str  # the line after it
     text: str  # the whole file after it
 
     def row(self) -> dict[str, str]:
-        return {"file": self.file, "was": self.was, "is": self.now}
+        return {"file": self.file, "above": self.above, "was": self.was, "is": self.now}
 
     def __str__(self) -> str:
         """With the row for the table, where only the reason is missing."""
@@ -98,7 +99,8 @@ def mutants(file: str) -> list[Mutant]:
         mutated = text[:start] + new + text[end:]
         first, line = text.rfind("\n", 0, start) + 1, text.count("\n", 0, start)
         was, now = (t[first : t.find("\n", first)].strip() for t in (text, mutated))
-        found.append(Mutant(file, line + 1, was, now, mutated))
+        above = text[: max(first - 1, 0)].rpartition("\n")[2].strip()
+        found.append(Mutant(file, line + 1, above, was, now, mutated))
     return found
 
 
@@ -266,7 +268,7 @@ def main() -> None:
     todo = [m for file in files for m in mutants(file)]
     if args.sample:
         todo = random.Random(args.seed).sample(todo, min(args.sample, len(todo)))
-    known = [{k: row[k] for k in ("file", "was", "is")} for row in json.loads(TABLE.read_text())]
+    known = [{k: row[k] for k in row if k != "reason"} for row in json.loads(TABLE.read_text())]
     count: Counter[str] = Counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         verdicts = pool.map(lambda m: build.judge(m, args.which), todo)

@@ -10,11 +10,8 @@ import mutate
 def test_every_survivor_is_a_mutant_and_has_a_reason() -> None:
     rows = json.loads(mutate.TABLE.read_text())
     for row in rows:
-        assert set(row) == {"file", "was", "is", "reason"}
-        assert row["reason"]
-        assert {k: row[k] for k in ("file", "was", "is")} in [m.row() for m in mutate.mutants(row["file"])], (
-            row
-        )
+        assert row.pop("reason")
+        assert row in [m.row() for m in mutate.mutants(row["file"])]
 
 
 def test_signs_comparisons_and_constants_are_changed_and_nothing_else() -> None:
