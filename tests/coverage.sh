@@ -26,7 +26,9 @@ coverage combine -q
 coverage html -q -d "$work/python"
 coverage report --skip-covered --sort=cover
 mkdir -p "$work/cpp"
-# Kernels run some lines more than 2^32 times, and threads that count at once may lose or spoil a number.
-"$work-venv/bin/gcovr" --root . --filter csrc/ --object-directory "$work" --html-details "$work/cpp/index.html" --txt - \
-  --gcov-suspicious-hits-threshold=0 --gcov-ignore-parse-errors=negative_hits.warn
+# A line of a template counts once. Kernels run some lines more than 2^32 times, and threads that count at once may spoil
+# a number.
+"$work-venv/bin/gcovr" --root . --filter csrc/ --object-directory "$work" --merge-lines \
+  --html-details "$work/cpp/index.html" --txt - --gcov-suspicious-hits-threshold=0 \
+  --gcov-ignore-parse-errors=negative_hits.warn
 exit $failed
