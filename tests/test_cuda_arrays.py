@@ -52,7 +52,9 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return used
 
 
-@pytest.mark.proves("CuPy", "maps", device="CUDA by torch (stood in for by memory of the CPU)", memory="its own")
+@pytest.mark.proves(
+    "CuPy", "maps", device="CUDA, by torch (memory of the CPU in its place)", memory="its own"
+)
 def test_results_are_of_the_library_of_the_input(streams: list[Any]) -> None:
     x = torch.linspace(0.1, 5, 50)
     given = Foreign(x)

@@ -323,6 +323,14 @@ def test_the_dashboard_gets_theta_and_space(tmp_path: Path) -> None:
         assert trial["values"] == [record.loss]
 
 
+def test_the_only_process_of_a_total_says_that_it_is_reached(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    space = fm.Space(x=fm.Param(0.1, 1.0))
+    result = fm.minimize(lambda p: p["x"], space, storage=storage, total=3, seed=0)
+    assert len(result.history) == 3
+    assert result.reason.endswith("; the total of 3 evaluations")
+
+
 def test_the_commands_of_the_docs(tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / "docs" / "machines.md").read_text()
     (tmp_path / "script.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Literal
 
 from fastmap._extras import need
@@ -159,7 +160,8 @@ def minimize(
     without_gain = 0
     with search, _bar(search, progress) as shown:
         try:
-            for _ in range(search.budget):
+            # A total is reached by all processes together, of which this one may have been the only one.
+            for _ in count() if total is not None and budget is None else range(search.budget):
                 best = search.loss
                 left = None if timeout is None else timeout - (time.perf_counter() - start)
                 trial = search.ask(timeout=left)
