@@ -10,8 +10,7 @@ struct SinhArcsinh {
   static constexpr MapInfo info{
       "sinh_arcsinh",
       "z = sinh(tailweight asinh(theta) - skewness): skews and stretches the tails of signed values. "
-      "Next to a root that the parameters move, log-derivatives reach 6 ULP"
-      " in float32 and are accurate absolutely only in float64.",
+      "Next to a root that the parameters move, log-derivatives are accurate absolutely only.",
       2, {{"skewness", 0, Constraint::finite}, {"tailweight", 1, Constraint::positive}},
       "-inf", "inf", "-inf", "inf",
       {"sinh(tailweight*asinh(t) - skewness)",
