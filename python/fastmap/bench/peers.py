@@ -130,6 +130,8 @@ _TORCH: dict[Key, str] = {
     ("probit", "inverse"): "special.ndtr",
 }
 
+_NOT_IN_BFLOAT16 = {("probit", "forward")}  # of _TORCH, but for torch.compile, which computes it in float32
+
 # Their forward is fastmap's inverse.
 _TRANSFORMS: dict[str, str] = {
     "log": "ExpTransform",
@@ -162,14 +164,13 @@ def runs(m: CatalogMap, direction: str, x: Any, out: Any, compiled: Compiled) ->
 def _torch_runs(torch: Any, m: CatalogMap, direction: str, x: Any, out: Any) -> Iterator[tuple[str, Run]]:
     key = (m.name, direction)
     natural = _natural(torch, m, direction)
-    if natural is None:
-        return
-    yield "torch", lambda: natural(x)
-    if key in _TORCH and not _TORCH[key].startswith("nn."):
-        yield "torch out", lambda: natural(x, out=out)
-    elif key in _IN_PLACE:
-        in_place = _IN_PLACE[key]
-        yield "torch out", lambda: in_place(torch, x, out)
+    if natural is not None and not (x.dtype is torch.bfloat16 and key in _NOT_IN_BFLOAT16):
+        yield "torch", lambda: natural(x)
+        if key in _TORCH and not _TORCH[key].startswith("nn."):
+            yield "torch out", lambda: natural(x, out=out)
+        elif key in _IN_PLACE:
+            in_place = _IN_PLACE[key]
+            yield "torch out", lambda: in_place(torch, x, out)
     if m.name in _TRANSFORMS:
         normal = [torch.distributions.Normal(0.0, 1.0)] if m.name == "probit" else []
         transform = getattr(torch.distributions.transforms, _TRANSFORMS[m.name])(*normal)
@@ -220,8 +221,8 @@ class Compiled:
         if not self.wanted:
             return
         torch, jax = optional("torch"), optional("jax")
-        if _natural(torch, m, direction) is not None:
-            function = self._once("torch", m, direction, x.dtype, lambda: self._by_torch(torch, m, direction))
+        if (natural := _natural(torch, m, direction)) is not None:
+            function = self._once("torch", m, direction, x.dtype, lambda: self._by_torch(torch, natural))
             yield "torch.compile", lambda: function(x, out)
         if jax is None or x.dtype is torch.bfloat16:
             return
@@ -240,9 +241,7 @@ class Compiled:
         return self._functions[key]
 
     @staticmethod
-    def _by_torch(torch: Any, m: CatalogMap, direction: str) -> Any:
-        natural = _natural(torch, m, direction)
-
+    def _by_torch(torch: Any, natural: Any) -> Any:
         def into(x: Any, out: Any) -> None:
             out.copy_(natural(x))
 
