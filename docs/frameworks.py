@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-DOCS = Path(__file__).parent
+from written import DOCS, with_section
+
 TESTS = DOCS.parent / "tests"
 PAGE = DOCS / "frameworks.md"
-START, END = "<!-- written by docs/frameworks.py -->\n", "<!-- end -->\n"
 
 # In the order of the rows, and of the columns.
 FRAMEWORKS = (
@@ -100,9 +100,7 @@ def tables() -> str:
 
 def page() -> str:
     """The page with the tables anew."""
-    text = PAGE.read_text()
-    before, _, rest = text.partition(START)
-    return before + START + tables() + END + rest.partition(END)[2]
+    return with_section(PAGE, "frameworks.py", tables())
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-DOCS = Path(__file__).parent
+from written import DOCS, with_section
+
 PAGE = DOCS / "numerics.md"
-START, END = "<!-- written by docs/numerics.py -->\n", "<!-- end -->\n"
 VALUES = ("forward", "inverse")
 
 
@@ -31,9 +30,7 @@ def table() -> str:
 
 def page() -> str:
     """The page with the table anew."""
-    text = PAGE.read_text()
-    before, _, rest = text.partition(START)
-    return before + START + table() + END + rest.partition(END)[2]
+    return with_section(PAGE, "numerics.py", table())
 
 
 if __name__ == "__main__":

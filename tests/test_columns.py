@@ -13,6 +13,7 @@ import pandas as pd
 import polars
 import pyarrow as arrow
 import pytest
+from foreign import Foreign
 
 import fastmap as fm
 
@@ -82,30 +83,15 @@ def test_polars_and_arrow() -> None:
     assert fm.forward(arrow.array(VALUES.astype(np.float32)), "log").type == arrow.float32()
 
 
-class OnlyDLPack:
-    """An array of a library that nobody knows."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = values
-
-    def __dlpack__(self, **options: Any) -> Any:
-        if self.values is None:
-            raise BufferError("on another device")
-        return self.values.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
-
-
 @pytest.mark.proves("others by DLPack", "maps", device="CPU")
 def test_any_array_by_dlpack() -> None:
-    np.testing.assert_array_equal(fm.forward(OnlyDLPack(VALUES), "log"), LOGS)
-    np.testing.assert_array_equal(fm.forward(OnlyDLPack(np.arange(1, 4)), "log"), np.log(np.arange(1, 4)))
-    with pytest.raises(TypeError, match=r"^theta: OnlyDLPack cannot be seen .* on the CPU"):
-        fm.forward(OnlyDLPack(None), "log")
+    np.testing.assert_array_equal(fm.forward(Foreign(VALUES), "log"), LOGS)
+    np.testing.assert_array_equal(fm.forward(Foreign(np.arange(1, 4)), "log"), np.log(np.arange(1, 4)))
+    with pytest.raises(TypeError, match=r"^theta: Foreign cannot be seen .* on the CPU"):
+        fm.forward(Foreign(None), "log")
 
 
-class OnGPU(OnlyDLPack):
+class OnGPU(Foreign):
     """What CuPy's arrays offer: an address that the CPU cannot read, and no way to NumPy unasked."""
 
     __cuda_array_interface__: ClassVar = {

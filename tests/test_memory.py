@@ -11,6 +11,7 @@ import polars
 import pyarrow as arrow
 import pytest
 import torch
+from foreign import Foreign
 
 import fastmap as fm
 import fastmap.torch as ft
@@ -119,31 +120,16 @@ def test_a_step_moves_everything_where_it_lies(make: Any) -> None:
     ]  # all but the gradient moved
 
 
-class OnlyDLPack:
-    """An array of a library that nobody knows."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.values = values
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.values.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.values.__dlpack_device__()
-
-
 @pytest.mark.proves("pandas, Polars, Arrow", "maps", memory="its own where it is one array without gaps")
 @pytest.mark.proves("others by DLPack", "maps", memory="its own, read")
-@pytest.mark.parametrize(
-    "kind", [pd.Series, polars.Series, arrow.array, OnlyDLPack], ids=lambda k: k.__name__
-)
+@pytest.mark.parametrize("kind", [pd.Series, polars.Series, arrow.array, Foreign], ids=lambda k: k.__name__)
 def test_columns_are_read_where_they_lie(kind: Any, seen: Seen) -> None:
     column = kind(np.linspace(0.1, 1, 1000))
-    values = column.values if kind is OnlyDLPack else np.asarray(column)
-    again = column.values if kind is OnlyDLPack else np.asarray(column)
+    values = column.values if kind is Foreign else np.asarray(column)
+    again = column.values if kind is Foreign else np.asarray(column)
     assert address(values) == address(again)  # the column's own, not a copy made for us
     result = fm.forward(column, "log")
     (addresses,) = seen
     assert address(values) in addresses
-    if kind is not OnlyDLPack:  # and the result is given on without a copy
+    if kind is not Foreign:  # and the result is given on without a copy
         assert address(np.asarray(result)) in addresses

@@ -126,11 +126,11 @@ FM_INLINE double exp_rest(double r) {
                     1 / 6227020800., 1 / 87178291200., 1 / 1307674368000., 1 / 20922789888000.,
                     1 / 355687428096000., 1 / 6402373705728000.);
 }
-template <class T> struct ExpAndExpm1 {
-  HiLo<T> exp, expm1;
+template <class Number> struct ExpAndExpm1 {
+  Number exp, expm1;
 };
 // e^x and e^x - 1, on every path with x clamped to exp_low <= x.hi <= exp_high - 1.
-template <class T> FM_INLINE ExpAndExpm1<T> precise_exp(HiLo<T> x) {
+template <class T> FM_INLINE ExpAndExpm1<HiLo<T>> precise_exp(HiLo<T> x) {
   using C = Constants<T>;
   const bool inside = (x.hi >= C::exp_low) & (x.hi <= C::exp_high - 1);
   const T y = max(min(x.hi, C::exp_high - 1), C::exp_low), y_lo = FM_ISA::select(inside, x.lo, T(0));
@@ -168,10 +168,7 @@ FM_INLINE HiLo<double> precise_log(HiLo<double> u, HiLo<double> f) { return fini
 FM_INLINE double precise_log(double u) { return precise_log(u, u - 1); }
 FM_INLINE double precise_log1p(double f) { return precise_log(1 + f, f); }
 
-struct ExpAndExpm1Double {
-  double exp, expm1;
-};
-FM_INLINE ExpAndExpm1Double precise_exp(double x) {
+FM_INLINE ExpAndExpm1<double> precise_exp(double x) {
   using C = Constants<double>;
   const double y = max(min(x, C::exp_high - 1), C::exp_low), n = round_even(y * C::log2e);
   const double r = fma(-n, C::ln2_lo, fma(-n, C::ln2_hi, y));
