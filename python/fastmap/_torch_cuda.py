@@ -305,8 +305,8 @@ def _admitted(op: str, argument: str, x: Tensor, map: Map, policy: int) -> Tenso
             continue
         if len(ranges) > 1:
             raise NotImplementedError(
-                f"invalid: {m!r} is several maps, and CUDA tensors have no 'clip' of what one passes on to the "
-                f"next; use 'raise', or {_ON_CPU}"
+                f"invalid: {m!r} is several maps, and CUDA tensors have no 'clip' of what one passes on; "
+                f"use 'raise', or {_ON_CPU}"
             )
         (low, high), value = ranges[0], part.to(_wide(x))
         into.copy_(torch.where(value < low, low, torch.where(value > high, high, value)))
