@@ -32,7 +32,8 @@ THREADS = 256  # of a block
 OPS = list(_core.OPS)
 DTYPES = {"f": np.float32, "d": np.float64}
 SUMS, RULES = "sums", "rules"
-KERNELS = [*OPS, "step", "rows", "step rows"]  # of a map and a dtype; "rows": with arrays of parameters
+# Of a map and a dtype; "rows": with arrays of parameters.
+KERNELS = [*OPS, "rows", "step", "step rows", "squares", "squares rows"]
 ASSEMBLED = "sm_90"  # what the registers are counted for
 
 Operand = tuple[int, np.ndarray, bool]  # address on the device, memory, whether it may be written
@@ -142,10 +143,12 @@ class Module:
 def described(name: str) -> tuple[str, str, str]:
     """Map, which of `KERNELS` and letter of the dtype, from the mangled name of a kernel."""
     found = re.search(
-        r"(step_row_|step_|row_)?kernelINS\d*_\d+([A-Za-z]\w*?)E(?:LNS_2OpE(\d)E)?([fd])E", name
+        r"((?:step_|squares_)?(?:row_)?)kernelINS\d*_\d+([A-Za-z]\w*?)E(?:LNS_2OpE(\d)E)?([fd])E",
+        name,
     )
     assert found, name
-    kind = {"step_": "step", "row_": "rows", "step_row_": "step rows"}.get(found[1]) or OPS[int(found[3])]
+    of_many = found[1].replace("row_", "rows_").replace("_", " ").strip()
+    kind = of_many or OPS[int(found[3])]
     return found[2], kind, found[4]
 
 

@@ -254,6 +254,8 @@ def test_arithmetic_of_the_ptx_is_that_of_ieee_754(name: str) -> None:
 def test_every_kernel_has_accesses_of_16_bytes(name: str) -> None:
     for body in ptx.ptx_of_all()[name].split(".entry ")[1:]:
         _, op, letter = ptx.described(body.split("(")[0])
+        if op.startswith("squares"):  # a thread adds up every 32nd element, and neighbours read neighbours
+            continue
         kind = {"f": r"v4\.[fu]32", "d": r"v2\.[fu]64"}[letter]
         loads, stores = (5, 4) if op.startswith("step") else (3, 1)  # x, factor and addend
         assert len(re.findall(rf"ld\.global\.{kind}", body)) == loads
@@ -587,9 +589,11 @@ class Interpreted:
         return args_bytes(dtype)
 
     def count_steps(self, device: int, stream: int, dtype: int, counts: bytes) -> None:
-        *_, at, scale, found, code, _, _, _, count = _cuda_step._COUNTS.unpack_from(counts)
-        given = ((at, 8 if code else 4), (scale, 4), (found, 4))
-        memory = [window(a, size) for a, size in given if a]
+        *_, at, scale, found, squares, _, skipped, code, _, _, _, count, _ = _cuda_step._COUNTS.unpack_from(
+            counts
+        )
+        given = ((at, 8 if code else 4), (scale, 4), (found, 4), (squares, 8), (skipped, 8))
+        memory = [window(a, size, a == skipped) for a, size in given if a]
         for i in range(count):
             steps, scalars = _cuda_step._COUNTED_TENSOR.unpack_from(counts, _cuda_step._COUNTS.size + 16 * i)
             memory += [window(steps, 4, True), window(scalars, 96, True)]
@@ -621,6 +625,31 @@ class Interpreted:
             memory.append(window(scalars, 96))
         module = ptx.module_of(NAMES[map])
         module.run(module.kernel(kernel, DTYPES[dtype]), 2, tensors + args, [*memory, *more])
+
+    def squares(
+        self, device: int, stream: int, map: int, dtype: int, tensors: bytes, lanes: int, args: bytes,
+        kernel: str = "squares", *more: ptx.Operand,
+    ) -> None:  # fmt: skip
+        count, memory = _cuda_step._STEP.unpack_from(tensors)[6], list[ptx.Operand]()
+        block = 512 if dtype == 0 else 256
+        for i in range(count):
+            _, g, z, *_, n, _, _, code, _, first = _cuda_step._MOVED_TENSOR.unpack_from(
+                tensors, _cuda_step._STEP.size + 80 * i
+            )
+            memory += [window(g, n * (4, 8, 2, 2)[code]), window(z, n * (4, 8)[dtype])]
+            memory.append(window(lanes + first * 256, -(-n // block) * 256, True))
+        module = ptx.module_of(NAMES[map])
+        params = tensors + struct.pack("<Q", lanes) + args
+        module.run(module.kernel(kernel, DTYPES[dtype]), 2, params, [*memory, *more])
+
+    def square_rows(
+        self, device: int, stream: int, map: int, dtype: int, tensors: bytes, lanes: int, args: int,
+        dims: list[tuple[int, int]],
+    ) -> None:  # fmt: skip
+        constants = self._constants(map, dtype, args, dims)
+        self.squares(
+            device, stream, map, dtype, tensors, lanes, rows_of(args, dims, 0), "squares rows", constants
+        )
 
     def sum_lanes(self, device: int, stream: int, dtype: int, x: int, lanes: int, rows: int, n: int) -> None:
         item, blocks = np.dtype(DTYPES[dtype]).itemsize, rows * -(-n // 4096)

@@ -208,6 +208,62 @@ def test_many_tensors_of_one_launch(stored: torch.dtype) -> None:
     compare(rows, copies, [group(ADAM), group(ADAM, decay=OF_THETA, decoupled=True)])
 
 
+def rows_of_squares(m: dict[str, Any], stored: torch.dtype, params: tuple[float, ...]) -> list[Any]:
+    """Parameters around blocks of sums, without what would make each sum NaN."""
+    program = getattr(fm, m["class_name"])(*params).program
+    half, block = stored in (torch.bfloat16, torch.float16), 256 if stored is torch.float64 else 512
+    rows = []
+    for k, n in enumerate((0, 1, block, 2 * block + 1, 5 * block - 3)):
+        of_gradient = torch.float32 if half and k % 2 else stored
+        b = buffers(m, n + 4, (stored, of_gradient, wide(stored)), k, params)
+        b[1].clamp_(-3, 3).nan_to_num_()
+        # Inside the codomain: at an end slopes may be infinite.
+        ends = {("0", "1"): (0.1, 0.9), ("0", "inf"): (0.1, 4)}.get(m["codomain"], (-4, 4))
+        b[2] = torch.linspace(*ends, n + 4, dtype=wide(stored))
+        b = [x[:n] for x in b]  # empty ones have memory, too
+        state = b[:4] if k % 3 == 2 else b  # Lion has one moment
+        rows.append((program, (), k % 3, *state, *[None] * (5 - len(state)), torch.tensor(3.0), None))
+    return rows
+
+
+@needs_nvcc
+@pytest.mark.parametrize("stored", ALL_DTYPES)
+@pytest.mark.parametrize("m", CATALOG, ids=NAMES)
+def test_sums_of_squares_have_the_bits_of_the_cpu(m: dict[str, Any], stored: torch.dtype) -> None:
+    groups = [group(ADAM), group(ADAM, CLAMPED), group(LION, DUAL)]
+    rows = rows_of_squares(m, stored, tuple(m["examples"][0].values()))
+    host, device = _core.Stepper(), _cuda_step.CudaStepper()
+    assert host.prepare(rows, groups) == -1
+    device.prepare(rows, lambda i: None, str)
+    for of_z in (False, True):
+        expected = host.sum_of_squares(of_z, range(len(rows)))
+        assert 0 < expected < np.inf
+        assert float(device.sum_of_squares(groups, of_z)) == expected
+
+
+@needs_nvcc
+@pytest.mark.parametrize("stored", ALL_DTYPES)
+@pytest.mark.parametrize("m", [m for m in CATALOG if m["examples"][0]], ids=lambda m: m["class_name"])
+def test_sums_of_squares_with_arrays_of_parameters(m: dict[str, Any], stored: torch.dtype) -> None:
+    """Here blocks are others than on the CPU."""
+    examples = test_cuda.published(m, stored)
+    columns = (np.array(column)[:, None] for column in zip(*examples, strict=True))
+    program = getattr(fm, m["class_name"])(*columns).program
+    each = [rows_of_squares(m, stored, tuple(params)) for params in examples]
+    rows = []
+    for k, of_examples in enumerate(zip(*each, strict=True)):
+        buffers_of = zip(*(row[3:8] for row in of_examples), strict=True)
+        b = [None if x[0] is None else torch.stack(x) for x in buffers_of]
+        rows.append((program, (int(len(examples) > 1), 0), k % 3, *b, torch.tensor(3.0), None))
+    groups = [group(ADAM), group(ADAM, CLAMPED), group(LION, DUAL)]
+    host, device = _core.Stepper(), _cuda_step.CudaStepper()
+    assert host.prepare(rows, groups) == -1
+    device.prepare(rows, lambda i: None, str)
+    for of_z in (False, True):
+        expected = host.sum_of_squares(of_z, range(len(rows)))
+        assert float(device.sum_of_squares(groups, of_z)) == pytest.approx(expected, rel=1e-12)
+
+
 @needs_nvcc
 def test_a_wrong_step_is_noticed() -> None:
     """Each arithmetic instruction of a rule and of a map replaced by another one, one at a time."""
@@ -272,10 +328,10 @@ def train(optimizer: Any, params: list[torch.nn.Parameter], steps: int = 3) -> N
 
 def same_state(a: Any, b: Any) -> None:
     for p, q in itertools.zip_longest(*(o.param_groups[0]["params"] for o in (a, b))):
-        np.testing.assert_array_equal(raw(p), raw(q))
+        np.testing.assert_array_equal(one_nan(p.detach()), one_nan(q.detach()))
         assert a.state[p].keys() == b.state[q].keys()
         for key, value in a.state[p].items():
-            np.testing.assert_array_equal(raw(value), raw(b.state[q][key]), err_msg=key)
+            np.testing.assert_array_equal(one_nan(value), one_nan(b.state[q][key]), err_msg=key)
 
 
 @pytest.mark.proves("torch", "step", device="CUDA (its PTX, interpreted)")
@@ -376,6 +432,54 @@ def test_a_state_is_that_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     same_state(optimizer, expected)
 
 
+@needs_nvcc
+@pytest.mark.parametrize("nonfinite", ["ignore", "skip", "raise"])
+@pytest.mark.parametrize(
+    ("max_norm", "norm_space"), [(None, "theta"), (0.5, "theta"), (0.5, "z"), (1e9, "z")]
+)
+def test_gradients_are_limited(
+    max_norm: float | None, norm_space: str, nonfinite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the CPU: by their norm; where some are not finite, or GradScaler found so."""
+    options: dict[str, Any] = {"max_norm": max_norm, "norm_space": norm_space, "nonfinite": nonfinite}
+    ours, theirs = parameters(), parameters()
+    expected = ft.Adam(theirs, 0.05, map="log", **options)
+    with monkeypatch.context() as patch:
+        claimed(patch)
+        optimizer = ft.Adam(ours, torch.tensor(0.05), map="log", **options)
+    for step, (worst, scale, found) in enumerate(
+        [(1.0, 4.0, 0.0), (np.inf, 8.0, 0.0), (np.nan, 8.0, 1.0), (2.0, 2.0, 1.0), (-3.0, 2.0, 0.0)]
+    ):
+        refused = []
+        for o, params in ((expected, theirs), (optimizer, ours)):
+            for p in params:
+                p.grad = torch.full_like(p, step + 0.5)
+            params[1].grad[3] = worst
+            o.grad_scale, o.found_inf = torch.tensor(scale), torch.tensor(found)
+            with monkeypatch.context() as patch:
+                if o is optimizer:
+                    claimed(patch)
+                    if nonfinite != "raise":
+                        patch.setattr(torch.Tensor, "__float__", lambda x: pytest.fail("was read"))
+                try:
+                    o.step()
+                except FloatingPointError as error:
+                    refused.append(str(error))
+        assert len(refused) == (2 if nonfinite == "raise" and step == 1 else 0)
+        assert len(set(refused)) <= 1
+        assert optimizer.skipped == expected.skipped == (nonfinite == "skip" and step > 0)
+        same_state(optimizer, expected)
+    import copy
+
+    assert copy.deepcopy(optimizer).skipped == optimizer.skipped
+
+
+def test_a_norm_is_that_of_one_device() -> None:
+    optimizer = ft.Adam(parameters(), 0.1, max_norm=1.0)
+    with pytest.raises(NotImplementedError, match=r"^x: is on meta, and others on cpu"):
+        optimizer._refuse_device(torch.empty(3, device="meta"), optimizer.param_groups[0], "x")
+
+
 def test_what_steps_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is launched."""
     sizes = SimpleNamespace(args_bytes=lambda dtype: [256] * len(NAMES))  # and nothing that launches
@@ -392,8 +496,6 @@ def test_what_steps_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (ValueError, "map: parameters of shape (6,)", {"map": fm.Asinh([1.0] * 6)}),
         (NotImplementedError, "params[0]: its map has no step", {"map": fm.Interval(-np.inf, 2.0)}),
-        (NotImplementedError, "params[0]: max_norm and nonfinite", {"max_norm": 1.0}),
-        (NotImplementedError, "params[0]: max_norm and nonfinite", {"nonfinite": "skip"}),
         (ValueError, "lr: expected one float32", {"lr": torch.ones(2)}),
         (ValueError, "lr: expected one float32", {"lr": torch.tensor(1)}),
         (fm.DomainError, "params[0]: 21 values are outside the domain", {"map": fm.Log(low=1.0)}),

@@ -5,6 +5,7 @@ Machines without a GPU prove the kernels in `test_cuda.py`. No GPU has run these
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -240,6 +241,34 @@ def test_a_step_in_a_graph_follows_what_lies_on_the_device() -> None:
         expected.param_groups[0]["lr"] = float(torch.tensor(rate))
         expected.grad_scale, expected.found_inf = torch.tensor(of_scale), torch.tensor(skipped)
         expected.step()
+    same_states(optimizer, expected)
+
+
+@pytest.mark.parametrize("norm_space", ["theta", "z"])
+def test_limits_of_gradients_in_a_graph(norm_space: str) -> None:
+    """Their norm, and steps that are skipped; `skipped` counts replays."""
+    theirs = test_cuda_steps.parameters()
+    ours = on_device(theirs)
+    options: dict[str, Any] = {"max_norm": 0.5, "norm_space": norm_space, "nonfinite": "skip", "map": "log"}
+    expected, optimizer = ft.Adam(theirs, 0.05, **options), ft.Adam(ours, 0.05, **options)
+    for p, q in zip(ours, theirs, strict=True):
+        p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        optimizer.step()  # a warm-up
+    torch.cuda.current_stream().wait_stream(side)
+    expected.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    for value in (3.0, math.inf, 1e-3):
+        for p, q in zip(ours, theirs, strict=True):
+            assert p.grad is not None
+            p.grad.fill_(value)
+            q.grad = torch.full_like(q, value)
+        graph.replay()
+        expected.step()
+    assert optimizer.skipped == expected.skipped == 1
     same_states(optimizer, expected)
 
 

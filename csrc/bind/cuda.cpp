@@ -192,7 +192,7 @@ void sum_lanes(int device, std::uintptr_t stream, int dtype, std::uintptr_t x, s
   void* params[] = {&x, &lanes, &rows, &n};
   py::gil_scoped_release release;
   launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, fastmap_cuda_sums.lanes[type],
-                rows * ((n + kSumBlock - 1) / kSumBlock) * 32, kCudaThreads, params);
+                rows * ((n + kSumBlock - 1) / kSumBlock) * kSumLanes, kCudaThreads, params);
 }
 void sum_fold(int device, std::uintptr_t stream, std::uintptr_t lanes, std::uintptr_t out,
               std::uint64_t blocks) {
@@ -220,13 +220,32 @@ void count_steps(int device, std::uintptr_t stream, int dtype, const py::bytes& 
                 kCudaThreads, params);
 }
 
-// The step of the only tensor of a CudaStep, with constants for each element.
+// Tensors of a CudaStep, which share a map.
+CudaStep tensors_of(const py::bytes& tensors, std::uint32_t most) {
+  const auto s = params_of<CudaStep>(tensors, "tensors");
+  if (s.count == 0 || s.count > most) throw py::value_error("tensors: too many, or none");
+  return s;
+}
+
+// Their step.
+void step(int device, std::uintptr_t stream, int map, int dtype, const py::bytes& tensors,
+          const py::bytes& args) {
+  const CudaTable& table = *kTables[map_of(map)];
+  const DType type = dtype_of(dtype);
+  auto s = tensors_of(tensors, kCudaStepTensors);
+  auto constants = params_of<ArgsBuffer>(args, "args");
+  void* params[] = {&s, constants.bytes};
+  py::gil_scoped_release release;
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, table.steps[type],
+                s.tensors[s.count - 1].end, 1, params);
+}
+
+// The same of one tensor, with constants for each element.
 void step_rows(int device, std::uintptr_t stream, int map, int dtype, const py::bytes& tensors,
                std::uintptr_t args, const Dims& dims) {
   const CudaTable& table = *kTables[map_of(map)];
   const DType type = dtype_of(dtype);
-  auto s = params_of<CudaStep>(tensors, "tensors");
-  if (s.count != 1) throw py::value_error("tensors: expected one");
+  auto s = tensors_of(tensors, 1);
   CudaRows rows = rows_of(args, dims, 0);
   void* params[] = {&s, &rows};
   py::gil_scoped_release release;
@@ -234,18 +253,31 @@ void step_rows(int device, std::uintptr_t stream, int map, int dtype, const py::
                 params);
 }
 
-// The step of the tensors of a CudaStep, which share a map.
-void step(int device, std::uintptr_t stream, int map, int dtype, const py::bytes& tensors,
-          const py::bytes& args) {
+// Tiles whose lanes of sums of squares a block of threads takes at a time.
+constexpr std::uint64_t kSquaredTiles = kCudaThreads / (cuda_tile(kFloat32) * 4 / kSquaresBytes * kSumLanes);
+
+// The squares of their gradients, into lanes for sum_fold.
+void squares(int device, std::uintptr_t stream, int map, int dtype, const py::bytes& tensors,
+             std::uintptr_t lanes, const py::bytes& args) {
   const CudaTable& table = *kTables[map_of(map)];
   const DType type = dtype_of(dtype);
-  auto s = params_of<CudaStep>(tensors, "tensors");
-  if (s.count == 0 || s.count > kCudaStepTensors) throw py::value_error("tensors: too many, or none");
+  auto s = tensors_of(tensors, kCudaStepTensors);
   auto constants = params_of<ArgsBuffer>(args, "args");
-  void* params[] = {&s, constants.bytes};
+  void* params[] = {&s, &lanes, constants.bytes};
   py::gil_scoped_release release;
-  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, table.steps[type],
-                s.tensors[s.count - 1].end, 1, params);
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, table.squares[type],
+                s.tensors[s.count - 1].end, kSquaredTiles, params);
+}
+void square_rows(int device, std::uintptr_t stream, int map, int dtype, const py::bytes& tensors,
+                 std::uintptr_t lanes, std::uintptr_t args, const Dims& dims) {
+  const CudaTable& table = *kTables[map_of(map)];
+  const DType type = dtype_of(dtype);
+  auto s = tensors_of(tensors, 1);
+  CudaRows rows = rows_of(args, dims, 0);
+  void* params[] = {&s, &lanes, &rows};
+  py::gil_scoped_release release;
+  launch_kernel({device, reinterpret_cast<cudaStream_t>(stream)}, table.square_rows[type], s.tensors[0].end,
+                kSquaredTiles, params);
 }
 
 int device_count() {
@@ -267,6 +299,8 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.def("count_steps", &count_steps);
   m.def("step", &step);
   m.def("step_rows", &step_rows);
+  m.def("squares", &squares);
+  m.def("square_rows", &square_rows);
   m.def("device_count", &device_count);
   m.attr("RUNTIME") = CUDART_VERSION;
 }

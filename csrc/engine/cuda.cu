@@ -35,6 +35,13 @@ __device__ __forceinline__ std::uint16_t narrow(float x, Storage s) {
   return s == kStoredBFloat16 ? narrow_bfloat16(x) : narrow_float16(x);
 }
 
+template <class T> __device__ __forceinline__ T element(const CudaBuffer& b, std::uint64_t i) {
+  if constexpr (sizeof(T) == 4) {
+    if (is_half(b.storage)) return widen(static_cast<const std::uint16_t*>(b.data)[i], b.storage);
+  }
+  return static_cast<const T*>(b.data)[i];
+}
+
 // A tile of buffers of n elements, for one thread. Whole: inside the buffers, which are aligned. Then its pack lies in
 // one piece; else it is every kCudaThreads-th element, so that neighbouring threads take neighbours here, too.
 template <class T> struct Tile {
@@ -254,6 +261,56 @@ template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
                         [&](std::uint64_t i) -> const Args& { return constants_of<Args>(i, x.n, r); });
 }
 
+// What one lane of a tensor's blocks gets. z is read where the norm is that of the gradient in z.
+template <class Map, class T, class Constants>
+__device__ __forceinline__ void square_lane(const CudaStep& s, const CudaStepTensor& x, std::uint64_t lane,
+                                            double* lanes, const Constants& constants) {
+  constexpr std::uint64_t block = kSquaresBytes / sizeof(T);
+  const std::uint64_t begin = lane / kSumLanes * block;
+  if (begin >= x.n) return;
+  const std::uint64_t end = x.n - begin < block ? x.n : begin + block;
+  const bool is_dual = Gradient(s.gradient) == Gradient::dual;
+  const CudaBuffer gradient{x.gradient, x.gradient_storage},
+      z{x.z, sizeof(T) == 8 ? kStoredFloat64 : kStoredFloat32};
+  double sum = 0;
+#pragma unroll 1
+  for (std::uint64_t i = begin + lane % kSumLanes; i < end; i += kSumLanes) {
+    T g = element<T>(gradient, i);
+    if (!is_dual) g = pulled(g, from_z<Map, kInverseJacobian>(element<T>(z, i), constants(i)), s);
+    sum += double(g) * double(g);
+  }
+  lanes[x.first_block * std::uint64_t(kSumLanes) + lane] = sum;
+}
+
+// Lanes of a tile of a tensor, and where in a launch a thread is.
+template <class T> constexpr std::uint64_t kTileLanes = cuda_tile(sizeof(T) == 8 ? kFloat64 : kFloat32) /
+                                                        (kSquaresBytes / sizeof(T)) * kSumLanes;
+__device__ __forceinline__ std::uint64_t thread() {
+  return blockIdx.x * std::uint64_t(kCudaThreads) + threadIdx.x;
+}
+
+// The squares of the parameters that share a map; one thread for each lane, whose tiles are counted as in step_kernel.
+template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
+    squares_kernel(const CudaStep s, double* lanes, const typename Map::template Args<T> a) {
+  constexpr std::uint64_t per_tile = kTileLanes<T>;
+  std::uint32_t k = 0;
+  std::uint64_t first = 0;
+  for (std::uint64_t t = thread(); t < s.tensors[s.count - 1].end * per_tile; t += gridDim.x * kCudaThreads) {
+    for (; t / per_tile >= s.tensors[k].end; ++k) first = s.tensors[k].end;
+    square_lane<Map, T>(s, s.tensors[k], t - first * per_tile, lanes,
+                        [&](std::uint64_t) -> decltype(a) { return a; });
+  }
+}
+
+template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
+    squares_row_kernel(const CudaStep s, double* lanes, const CudaRows r) {
+  using Args = typename Map::template Args<T>;
+  const CudaStepTensor& x = s.tensors[0];
+  for (std::uint64_t t = thread(); t < x.end * kTileLanes<T>; t += gridDim.x * kCudaThreads)
+    square_lane<Map, T>(s, x, t, lanes,
+                        [&](std::uint64_t i) -> const Args& { return constants_of<Args>(i, x.n, r); });
+}
+
 #define FM_KERNEL(op, T) reinterpret_cast<const void*>(&kernel<FM_MAP, op, T>)
 #define FM_KERNELS(T)                                               \
   {FM_KERNEL(kForward, T),          FM_KERNEL(kJacobian, T),        \
@@ -264,12 +321,16 @@ template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
 #define FM_STEP(T) reinterpret_cast<const void*>(&step_kernel<FM_MAP, T>)
 #define FM_ROWS(T) reinterpret_cast<const void*>(&row_kernel<FM_MAP, T>)
 #define FM_STEP_ROWS(T) reinterpret_cast<const void*>(&step_row_kernel<FM_MAP, T>)
+#define FM_SQUARES(T) reinterpret_cast<const void*>(&squares_kernel<FM_MAP, T>)
+#define FM_SQUARE_ROWS(T) reinterpret_cast<const void*>(&squares_row_kernel<FM_MAP, T>)
 
 CudaTable table() {
   return {{FM_KERNELS(float), FM_KERNELS(double)},
           {FM_STEP(float), FM_STEP(double)},
           {FM_ROWS(float), FM_ROWS(double)},
           {FM_STEP_ROWS(float), FM_STEP_ROWS(double)},
+          {FM_SQUARES(float), FM_SQUARES(double)},
+          {FM_SQUARE_ROWS(float), FM_SQUARE_ROWS(double)},
           {sizeof(FM_MAP::Args<float>), sizeof(FM_MAP::Args<double>)}};
 }
 

@@ -22,9 +22,13 @@ struct CudaBuffer {
 // out may be one of the others. The bytes of Args are those of an ArgsBuffer, from the front.
 struct CudaTable {
   const void* kernels[kDTypes][kOps];
-  const void* steps[kDTypes];       // (CudaStep, Args<T> a): the step of an optimizer
-  const void* rows[kDTypes];        // as kernels of all operations, with CudaRows in place of Args<T>
-  const void* step_rows[kDTypes];   // (CudaStep, CudaRows): of the first tensor, which is the only one
+  const void* steps[kDTypes];      // (CudaStep, Args<T> a): the step of an optimizer
+  const void* rows[kDTypes];       // as kernels of all operations, with CudaRows in place of Args<T>
+  const void* step_rows[kDTypes];  // (CudaStep, CudaRows): of the first tensor, which is the only one
+  // (CudaStep, double* lanes, Args<T> a) and (CudaStep, double* lanes, CudaRows): what those tensors' gradients, in
+  // theta or in z, add to the lanes of a sum of squares
+  const void* squares[kDTypes];
+  const void* square_rows[kDTypes];
   std::size_t args_bytes[kDTypes];  // of Args<T>
 };
 
@@ -41,15 +45,18 @@ struct CudaRows {
 // the maps move the parameters that share a map, many in one launch.
 constexpr std::size_t kScalarsBytes = 96;  // the constants of one parameter: StepScalars of cuda_step.hpp
 constexpr std::uint32_t kCudaStepTensors = 47,
-                        kCudaCountedTensors = 247;  // in one launch, of 4 KB of arguments
+                        kCudaCountedTensors = 244;  // in one launch, of 4 KB of arguments
 
 struct CudaCounts {
   double lr, weight_decay;
   RuleArgs args;                        // without lr, decay, bias1, bias2, first
   const void* lr_at;                    // where not null, in place of lr
   const float *grad_scale, *found_inf;  // what gradients were multiplied by; not 0: no step. Null: neither
+  const double* squares;                // of all gradients, the sum; null: nobody asks
+  double max_norm;                      // to which they are scaled down; infinite: never
+  std::uint64_t* skipped;               // null, or where steps that the next one prevents are counted
   Storage lr_storage;
-  std::uint32_t rule, decays_z, maximize, count;
+  std::uint32_t rule, decays_z, maximize, count, skips_nonfinite;
   struct Tensor {
     float* steps;
     void* scalars;
@@ -61,15 +68,19 @@ struct CudaStepTensor {
   const void* scalars;
   std::uint64_t n, end;  // elements; tiles of the launch up to those of this tensor
   Storage theta_storage, gradient_storage, moment_storage;
-  std::uint32_t unused;
+  std::uint32_t first_block;  // of the blocks of all sums of squares
 };
+
+// Element i of a block of a sum of squares goes to lane i % kSumLanes, as in EngineTable::sum_of_squares.
+constexpr unsigned kSumLanes = 32;
+constexpr std::size_t kSquaresBytes = 2048;  // of a block: the CPU's kStepBytes
 
 struct CudaStep {
   double clamp_low, clamp_high;
   std::uint32_t rule, gradient, decay, decoupled, count, unused;
   CudaStepTensor tensors[kCudaStepTensors];
 };
-static_assert(sizeof(CudaStep) + sizeof(ArgsBuffer) <= 4096 && sizeof(CudaCounts) <= 4096);
+static_assert(sizeof(CudaStep) + sizeof(double*) + sizeof(ArgsBuffer) <= 4096 && sizeof(CudaCounts) <= 4096);
 
 struct CudaRules {
   const void* counts[kDTypes];  // (CudaCounts), one thread for each tensor

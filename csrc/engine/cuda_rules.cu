@@ -5,13 +5,28 @@
 namespace fastmap::FM_ISA {
 namespace {
 
-template <class T> __device__ __forceinline__ StepScalars<T> scalars(const CudaCounts& c, float steps) {
+// What gradients are multiplied by; NaN where there is no step.
+__device__ __forceinline__ double gradient_factor(const CudaCounts& c, std::uint32_t i) {
+  if (c.found_inf && *c.found_inf != 0) return nan<double>();
+  const double factor = c.grad_scale ? 1 / double(*c.grad_scale) : 1;
+  if (!c.squares) return factor;
+  const double norm = sqrt(*c.squares) * factor;
+  if (c.skips_nonfinite && !is_finite(norm)) {
+    if (i == 0 && c.skipped) ++*c.skipped;
+    return nan<double>();
+  }
+  const double share = c.max_norm / (norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
+  return share < 1 ? factor * share : factor;
+}
+
+template <class T>
+__device__ __forceinline__ StepScalars<T> scalars(const CudaCounts& c, double factor, float steps) {
   RuleArgs args = at_step(c.args, std::uint64_t(steps) + 1);
   args.lr = c.lr;
   if (c.lr_at)
     args.lr = c.lr_storage == kStoredFloat64 ? *static_cast<const double*>(c.lr_at)
                                              : double(*static_cast<const float*>(c.lr_at));
-  const double rate = args.lr * c.weight_decay, factor = c.grad_scale ? 1 / double(*c.grad_scale) : 1;
+  const double rate = args.lr * c.weight_decay;
   args.decay = c.decays_z ? 1 - rate : 1;
   StepScalars<T> s;
   s.factor = T(c.maximize ? -factor : factor);
@@ -34,12 +49,13 @@ template <class T> __global__ void __launch_bounds__(kCudaThreads, 1) counts(con
   const std::uint32_t i = blockIdx.x * kCudaThreads + threadIdx.x;
   if (i >= c.count) return;
   auto* to = static_cast<StepScalars<T>*>(c.tensors[i].scalars);
-  if (c.found_inf && *c.found_inf != 0) {
+  const double factor = gradient_factor(c, i);
+  if (is_nan(factor)) {
     to->skip = 1;
     return;
   }
   const float steps = *c.tensors[i].steps;
-  *to = scalars<T>(c, steps);
+  *to = scalars<T>(c, factor, steps);
   *c.tensors[i].steps = steps + 1;
 }
 

@@ -31,6 +31,13 @@ template <class Map, Op op, class T, class A> FM_INLINE T from_z(T z, const A& a
   return Map::usual_z(x, a) ? apply<Map, op, Path::fast>(x, a) : exact_lane<Map, op>(x, a);
 }
 
+// dL/dz from dL/dtheta, up to weight decay.
+template <class T> FM_INLINE T pulled(T g, T slope, const CudaStep& s) {
+  if (Gradient(s.gradient) == Gradient::dual) return g;
+  if (Gradient(s.gradient) == Gradient::clamped) slope = max(min(slope, T(s.clamp_high)), T(s.clamp_low));
+  return slope * g;
+}
+
 template <class T>
 FM_INLINE T rule_update(T g, T z, T& m, T& v, std::uint32_t rule, bool has_first, const StepScalars<T>& c) {
   if (rule == kAdam) return Adam::update<T>(g, z, m, v, c.adam);
@@ -51,10 +58,7 @@ template <class Map, class T, class A> FM_INLINE void step_element(StepElement<T
   if (decays_theta && !s.decoupled) g = fma(c.weight_decay, e.theta, g);
   if (!is_dual || (decays_theta && s.decoupled)) {
     const T slope = from_z<Map, kInverseJacobian>(z, a);
-    if (Gradient(s.gradient) == Gradient::clamped)
-      g = max(min(slope, T(s.clamp_high)), T(s.clamp_low)) * g;
-    else if (!is_dual)
-      g = slope * g;
+    g = pulled(g, slope, s);
     if (decays_theta && s.decoupled) z = select(slope == 0, z, fma(-c.rate, e.theta / slope, z));
   }
   if (Decay(s.decay) == Decay::z && !s.decoupled) g = fma(c.weight_decay, e.z, g);

@@ -7,8 +7,6 @@
 namespace fastmap::FM_ISA {
 namespace {
 
-constexpr int kSumLanes = 32;
-
 __device__ __forceinline__ std::uint64_t thread() {
   return blockIdx.x * std::uint64_t(kCudaThreads) + threadIdx.x;
 }

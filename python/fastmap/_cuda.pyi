@@ -56,3 +56,19 @@ def step_rows(
     args: int,
     dims: list[tuple[int, int]],
 ) -> None: ...
+
+# The squares of their gradients, added up to 32 float64 lanes for each block of 2048 bytes of a gradient, in
+# the type that is computed in; then sum_fold and sum_pairs.
+def squares(
+    device: int, stream: int, map: int, dtype: int, tensors: bytes, lanes: int, args: bytes
+) -> None: ...
+def square_rows(
+    device: int,
+    stream: int,
+    map: int,
+    dtype: int,
+    tensors: bytes,
+    lanes: int,
+    args: int,
+    dims: list[tuple[int, int]],
+) -> None: ...

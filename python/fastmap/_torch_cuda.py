@@ -208,13 +208,23 @@ def _sums(x: Tensor, rows: int) -> Tensor:
     native = module()
     where = x.get_device(), torch._C._cuda_getCurrentRawStream(x.get_device())
     native.sum_lanes(*where, _DTYPES[x.dtype], x.data_ptr(), lanes.data_ptr(), rows, n)
+    fold(lanes, partial, sums, blocks)
+    return sums
+
+
+def fold(lanes: Tensor, partial: Tensor, sums: Tensor, blocks: int) -> None:
+    """Sums of rows of blocks, which have 32 lanes each, in the order of the CPU; all in float64.
+
+    The lanes are lost, and `partial` is room for one number per block.
+    """
+    native, rows = module(), sums.numel()
+    where = lanes.get_device(), torch._C._cuda_getCurrentRawStream(lanes.get_device())
     into, free = (sums if blocks == 1 else partial), lanes
     native.sum_fold(*where, lanes.data_ptr(), into.data_ptr(), rows * blocks)
     while blocks > 1:
         source, into, free = into, (sums if blocks == 2 else free), into
         native.sum_pairs(*where, source.data_ptr(), into.data_ptr(), rows, blocks)
         blocks = (blocks + 1) // 2
-    return sums
 
 
 def _plan(m: Map, op: str, x: Tensor, has_factor: bool) -> list[Launch]:
@@ -266,6 +276,12 @@ def _table(table: bytes, dtype: Any, device: torch.device) -> Tensor:
     return torch.from_numpy(np.frombuffer(table, dtype).copy()).to(device)
 
 
+def refuse_capture(device: torch.device, what: str, instead: str) -> None:
+    """Refuse to wait while a graph is captured."""
+    if _is_capturing(device):
+        raise RuntimeError(f"{what} for the GPU, which a graph cannot; use {instead}")
+
+
 def _is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and bool(torch.cuda.is_current_stream_capturing())
 
@@ -292,8 +308,7 @@ def _admitted(op: str, argument: str, x: Tensor, map: Map, policy: int) -> Tenso
     """x as a policy lets it in. It waits for the GPU; an error is that of the CPU, which gets a copy then."""
     if policy == _native.policy_code("nan"):
         return x
-    if _is_capturing(x.device):
-        raise RuntimeError("invalid: 'raise' and 'clip' wait for the GPU, which a graph cannot; use 'nan'")
+    refuse_capture(x.device, "invalid: 'raise' and 'clip' wait", "'nan'")
     forward, clips = _core.OPS[op] < _HALF, policy == _native.policy_code("clip")
     result = torch.empty_like(x, requires_grad=False) if clips else x
     refused = []

@@ -5,6 +5,7 @@ Nothing is allocated, copied or waited for: what a step depends on besides its b
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -13,17 +14,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastmap import _native, _shards, _torch_cuda
+from fastmap import _core, _native, _shards, _torch_cuda
 from fastmap._map import Map
 from fastmap._torch_cuda import Constants, Dim, Step
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 # As csrc/engine/cuda.hpp has them: how many tensors a launch takes, and its parameters.
-_COUNTED, _MOVED, _TILE_BYTES, _SCALARS_BYTES = 247, 47, 4096, 96
-_COUNTS = struct.Struct("<2d8d2?6x3Qi4I4x")
+_COUNTED, _MOVED, _TILE_BYTES, _SCALARS_BYTES, _SQUARES_BYTES = 244, 47, 4096, 96, 2048
+_COUNTS = struct.Struct("<2d8d2?6x4QdQi5I")
 _COUNTED_TENSOR = struct.Struct("<2Q")
 _STEP = struct.Struct("<2d6I")
 _MOVED_TENSOR = struct.Struct("<8Q3iI")
+_STEP_BYTES = _STEP.size + _MOVED * _MOVED_TENSOR.size
+_DUAL = _core.GRADIENTS["dual"]
 
 NO_ROWS = "rows that count their own steps have no step on CUDA yet; keep such parameters on the CPU"
 
@@ -91,6 +94,22 @@ class _Launch(NamedTuple):
     tensors: bytes
     dims: list[Dim]
 
+    def call(self, plain: Any, by_rows: Any, stream: int, tensors: bytes, *more: Any) -> None:
+        """One of two functions of fastmap._cuda, for constants of all elements or for a table of them."""
+        given = self.device, stream, self.map, self.dtype, tensors.ljust(_STEP_BYTES, b"\0"), *more
+        if isinstance(self.args, bytes):
+            plain(*given, self.args)
+        else:
+            by_rows(*given, self.args.data_ptr(), self.dims)
+
+
+class Clipping(NamedTuple):
+    """How a step limits gradients by the sum of their squares, a float64 on the device."""
+
+    squares: Tensor
+    max_norm: float  # infinite: does not scale
+    skips: bool  # where it is not finite
+
 
 class CudaStepper:
     """The steps of one optimizer, as `_core.Stepper` has them for CPU tensors."""
@@ -100,6 +119,14 @@ class CudaStepper:
         self._counts: list[_Launch] = []
         self._moves: list[_Launch] = []
         self._scalars: list[Tensor] = []  # the last one of a device is in use, others by graphs perhaps
+        self._lanes: list[Tensor] = []  # the same
+        self._blocks = 0  # of sums of squares
+        self._skipped: dict[torch.device, Tensor] = {}
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped for gradients that are not finite; waits for them."""
+        return sum(int(count) for count in self._skipped.values())
 
     def prepare(
         self, rows: Sequence[Row], check: Callable[[int], object], name: Callable[[int], str]
@@ -120,6 +147,7 @@ class CudaStepper:
         place: dict[torch.device, int] = {}
         for device in {row[3].device for row in rows}:
             place[device] = self._room(device, sum(row[3].device == device for row in rows))
+        self._blocks = 0
         for i, (program, strides, group, theta, grad, z, first, second, step, _) in enumerate(rows):
             native, args, dims = native_step(program, strides, theta, name(i))
             dtype = int(theta.dtype is torch.float64)
@@ -129,10 +157,12 @@ class CudaStepper:
             z = theta if z is None else z
             buffers = [0 if x is None else x.data_ptr() for x in (theta, grad, z, first, second)]
             codes = (_CODES[(z if x is None else x).dtype] for x in (theta, grad, first))
-            key, tensor = (where, group, dtype, native, args), (*buffers, scalars, theta.numel(), *codes)
-            if theta.numel() and isinstance(args, bytes):
+            key, n = (where, group, dtype, native, args), theta.numel()
+            tensor = *buffers, scalars, n, *codes, self._blocks
+            self._blocks += -(-n // (_SQUARES_BYTES // (8 if dtype else 4)))
+            if n and isinstance(args, bytes):
                 moved.append((key, tensor))
-            elif theta.numel():
+            elif n:
                 moved_alone.append(_Launch._make((*key, 1, _moved_tensors([tensor], dtype), dims)))
         self._counts = [
             _Launch._make((*key, len(part), b"".join(_COUNTED_TENSOR.pack(*t) for t in part), []))
@@ -145,17 +175,39 @@ class CudaStepper:
 
     def _room(self, device: torch.device, rows: int) -> int:
         """The address of the scalars of so many parameters."""
-        for x in reversed(self._scalars):
-            if x.device == device and x.numel() >= rows * _SCALARS_BYTES:
-                return x.data_ptr()
-        self._scalars.append(torch.empty(rows * _SCALARS_BYTES, dtype=torch.uint8, device=device))
-        return self._scalars[-1].data_ptr()
+        return _room(self._scalars, rows * _SCALARS_BYTES, torch.uint8, device).data_ptr()
 
-    def step(self, groups: Sequence[Row], rates: Sequence[Any], grad_scale: Any, found_inf: Any) -> None:
+    def sum_of_squares(self, groups: Sequence[Row], of_z: bool) -> Tensor:
+        """Of the gradients in theta or in z, on the one device where all parameters are. The CPU's bits.
+
+        Where constants of maps vary or parameters lie in another order, blocks are others than on the CPU.
+        """
+        device = self._scalars[-1].device
+        if not self._blocks:
+            return torch.zeros((), dtype=torch.float64, device=device)
+        room = _room(self._lanes, 33 * self._blocks + 1, torch.float64, device)
+        lanes, partial, total = room.split([32 * self._blocks, room.numel() - 1 - 32 * self._blocks, 1])
+        native, stream = _torch_cuda.module(), torch._C._cuda_getCurrentRawStream(self._counts[0].device)
+        for s in self._moves:
+            rule, gradient, low, high, decay, decoupled, *_ = groups[s.group]
+            head = _STEP.pack(low, high, rule, gradient if of_z else _DUAL, decay, decoupled, s.n, 0)
+            s.call(native.squares, native.square_rows, stream, head + s.tensors, lanes.data_ptr())
+        _torch_cuda.fold(lanes, partial, total, self._blocks)
+        return total[0]
+
+    def step(
+        self,
+        groups: Sequence[Row],
+        rates: Sequence[Any],
+        grad_scale: Any,
+        found_inf: Any,
+        clipping: Clipping | None = None,
+    ) -> None:
         """Count and move. groups: as `_core.Stepper` takes them; rates: the learning rates."""
         native = _torch_cuda.module()
         streams = {c.device: torch._C._cuda_getCurrentRawStream(c.device) for c in self._counts}
         scales = {d: (_on_device(grad_scale, d), _on_device(found_inf, d)) for d in streams}
+        squares, most, counter, skips = self._limits(clipping)
         for c in self._counts:
             rule, _, _, _, decay, decoupled, weight_decay, maximize, lr, b1, b2, eps, dampening, nesterov = (
                 groups[c.group]
@@ -164,20 +216,35 @@ class CudaStepper:
             at, code = (rate.data_ptr(), _CODES[rate.dtype]) if on_cuda(rate) else (0, 0)
             scale, found = (0 if x is None else x.data_ptr() for x in scales[c.device])
             head = _COUNTS.pack(
-                lr, weight_decay, 0, b1, b2, eps, dampening, 1, 1, 1, False, nesterov, at, scale, found, code,
-                rule, decay == 1 and decoupled, maximize, c.n,
+                lr, weight_decay, 0, b1, b2, eps, dampening, 1, 1, 1, False, nesterov, at, scale, found,
+                squares, most, counter, code, rule, decay == 1 and decoupled, maximize, c.n, skips,
             )  # fmt: skip
+            counter = 0  # one launch counts
             tensors = c.tensors.ljust(_COUNTED * _COUNTED_TENSOR.size, b"\0")
             native.count_steps(c.device, streams[c.device], c.dtype, head + tensors)
         for s in self._moves:
             rule, gradient, low, high, decay, decoupled, *_ = groups[s.group]
             head = _STEP.pack(low, high, rule, gradient, decay, decoupled, s.n, 0)
-            tensors = s.tensors.ljust(_MOVED * _MOVED_TENSOR.size, b"\0")
-            given = s.device, streams[s.device], s.map, s.dtype, head + tensors
-            if isinstance(s.args, bytes):
-                native.step(*given, s.args)
-            else:
-                native.step_rows(*given, s.args.data_ptr(), s.dims)
+            s.call(native.step, native.step_rows, streams[s.device], head + s.tensors)
+
+    def _limits(self, clipping: Clipping | None) -> tuple[int, float, int, bool]:
+        """What kernels know of it: addresses of the sum and of the count of skipped steps, and the limits."""
+        if clipping is None:
+            return 0, math.inf, 0, False
+        device = clipping.squares.device
+        if clipping.skips and device not in self._skipped:
+            self._skipped[device] = torch.zeros((), dtype=torch.int64, device=device)
+        counter = self._skipped[device].data_ptr() if clipping.skips else 0
+        return clipping.squares.data_ptr(), clipping.max_norm, counter, clipping.skips
+
+
+def _room(kept: list[Tensor], n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """At least n numbers; what was too short stays, as graphs may write there."""
+    for x in reversed(kept):
+        if x.device == device and x.numel() >= n:
+            return x
+    kept.append(torch.zeros(n, dtype=dtype, device=device))
+    return kept[-1]
 
 
 def _signature(row: Row) -> tuple[Any, ...]:
@@ -200,9 +267,9 @@ def _parts(given: list[tuple[Any, Any]], most: int) -> Iterator[tuple[Any, list[
 
 def _moved_tensors(part: list[Any], dtype: int) -> bytes:
     end, packed, tile = 0, b"", _TILE_BYTES // (8 if dtype else 4)
-    for *addresses, n, theta, gradient, moment in part:
+    for *addresses, n, theta, gradient, moment, block in part:
         end += -(-n // tile)
-        packed += _MOVED_TENSOR.pack(*addresses, n, end, theta, gradient, moment, 0)
+        packed += _MOVED_TENSOR.pack(*addresses, n, end, theta, gradient, moment, block)
     return packed
 
 

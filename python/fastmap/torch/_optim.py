@@ -6,12 +6,12 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from itertools import compress
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypedDict
 
 import torch
 from torch import Tensor
 
-from fastmap import _core, _native, _shards
+from fastmap import _core, _native, _shards, _torch_cuda
 from fastmap._errors import DomainError, one_of
 from fastmap._functional import forward, inverse, inverse_jacobian, jacobian
 from fastmap._map import Map, MapLike, resolve
@@ -111,8 +111,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
     Notes
     -----
     On CUDA tensors a step reads nothing back: counts lie on the device, and so may a tensor `lr` and what
-    GradScaler gives. Not there yet: chains, inverses and arrays of parameters as a map, `max_norm`,
-    `nonfinite`, masks and DTensors, each refused by NotImplementedError.
+    GradScaler gives; only ``nonfinite="raise"`` waits. Not there yet: chains and inverses as a map, masks and
+    DTensors, each refused by NotImplementedError.
 
     Parameters may be DTensors, as ``fully_shard`` makes them: every process moves its part, arrays of a map
     are cut along, z and the moments are DTensors too. Processes meet only for `max_norm`, `nonfinite`, a
@@ -152,7 +152,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         one_of("on_edit", on_edit, ("resync", "raise"))
         self.max_norm, self.norm_space = max_norm, norm_space
         self.nonfinite, self.on_edit = nonfinite, on_edit
-        self.skipped = 0
+        self._skipped = 0
         self._capturable = capturable
         self._stepper, self._cuda_stepper = _core.Stepper(), _cuda_step.CudaStepper()
         self._lock = threading.Lock()
@@ -241,17 +241,18 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
 
     def _refuse_device(self, p: Tensor, group: dict[str, Any], name: str) -> None:
         """Refuse options that the device of a parameter has no step for."""
+        other = self.param_groups[0]["params"][0].device
+        if self._limits_gradients and p.device != other:
+            raise NotImplementedError(
+                f"{name}: is on {p.device}, and others on {other}: max_norm and nonfinite need them on one "
+                "device; use torch.nn.utils.clip_grad_norm_ before the step instead"
+            )
         if not _cuda_step.on_cuda(p):
             if self._capturable:
                 raise ValueError("capturable: must be False, there is no CUDA graph to capture on the CPU")
             if _cuda_step.on_cuda(group["lr"]):
                 raise ValueError(f"lr: is on {group['lr'].device}, {name} on the CPU; use a number")
             return
-        if self.max_norm is not None or self.nonfinite != "ignore":
-            raise NotImplementedError(
-                f"{name}: max_norm and nonfinite have no step on CUDA tensors yet; use "
-                "torch.nn.utils.clip_grad_norm_ before the step"
-            )
         _cuda_step.refuse(p, group["map"], group["lr"], name)
 
     @staticmethod
@@ -328,17 +329,19 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         own, of, on_gpu = rows, moved, [_cuda_step.on_cuda(row[3]) for row in rows]
         if any(on_gpu):
             on_cpu = [not x for x in on_gpu]
-            self._prepare_cuda([*compress(rows, on_gpu)], [*compress(moved, on_gpu)])
+            theirs, of_theirs = [*compress(rows, on_gpu)], [*compress(moved, on_gpu)]
+            self._prepare_cuda(theirs, of_theirs)
             own, of = [*compress(rows, on_cpu)], [*compress(moved, on_cpu)]
         self._prepare(own, groups, of)
         factor = self._clipped(factor, own, of)
         if math.isnan(factor):
-            self.skipped += 1
+            self._skipped += 1
             return
         self._stepper.step(factor)
         if any(on_gpu):
+            clipping = self._cuda_clipping(groups, theirs, of_theirs, found_inf)
             rates = [group["lr"] for group in self.param_groups]
-            self._cuda_stepper.step(groups, rates, scale, found_inf)
+            self._cuda_stepper.step(groups, rates, scale, found_inf, clipping)
         written: list[Tensor] = []
         for row, (p, *_) in zip(rows, moved, strict=True):
             written += (b for b in (row[3], *row[5:8]) if b is not None)
@@ -347,6 +350,15 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         torch.autograd.graph.increment_version(written)
         for p, *_ in moved:
             self._versions[p] = _shards.version(p)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps ``nonfinite="skip"`` has skipped; waits for the GPU where it counts them."""
+        return self._skipped + self._cuda_stepper.skipped
+
+    @property
+    def _limits_gradients(self) -> bool:
+        return self.max_norm is not None or self.nonfinite != "ignore"
 
     def _on_host(self) -> bool:
         """Whether a parameter lies on the CPU, whose step reads what GradScaler found."""
@@ -471,7 +483,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
 
     def _clipped(self, factor: float, rows: list[Any], moved: list[Any]) -> float:
         """The factor of all gradients; NaN where the step is to be skipped."""
-        if self.max_norm is None and self.nonfinite == "ignore":
+        if not self._limits_gradients:
             return factor
         of_z = self.max_norm is not None and self.norm_space == "z"
         shares: dict[Any, list[int]] = {}
@@ -484,24 +496,40 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
         if not math.isfinite(norm) and self.nonfinite != "ignore":
             if self.nonfinite == "skip":
                 return math.nan
-            for row, (_, group, index, chosen) in zip(rows, moved, strict=True):
-                bad = ~torch.isfinite(row[4])
-                if chosen is not None:
-                    bad &= torch.zeros_like(bad).index_fill_(0, chosen, True)
-                if count := int(bad.sum()):
-                    first = tuple(int(i) for i in bad.nonzero()[0])
-                    name = self._name(group, index)
-                    raise FloatingPointError(
-                        f"{name}: {count} gradients are not finite, first at index {first}"
-                    )
-            if len(shares.keys() - {None}):
-                raise FloatingPointError(
-                    "gradients of another process are not finite, or their norm overflows"
-                )
-            raise FloatingPointError("the norm of the gradients overflows")
+            self._raise_nonfinite(rows, moved, elsewhere=len(shares.keys() - {None}) > 0)
         if self.max_norm is None:
             return factor
         return factor * min(1.0, self.max_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
+
+    def _cuda_clipping(
+        self, groups: list[tuple[Any, ...]], rows: list[Any], moved: list[Any], found_inf: Any
+    ) -> _cuda_step.Clipping | None:
+        """The same of what lies on a GPU, where the step finds it; only "raise" waits for it."""
+        if not self._limits_gradients:
+            return None
+        of_z = self.max_norm is not None and self.norm_space == "z"
+        squares = self._cuda_stepper.sum_of_squares(groups, of_z)
+        if self.nonfinite == "raise":
+            _torch_cuda.refuse_capture(squares.device, 'nonfinite: "raise" waits', '"skip"')
+            found = found_inf is not None and float(found_inf) != 0  # then GradScaler skips the step
+            if not found and not math.isfinite(float(squares)):
+                self._raise_nonfinite(rows, moved, elsewhere=False)
+        most = math.inf if self.max_norm is None else self.max_norm
+        return _cuda_step.Clipping(squares, most, self.nonfinite == "skip")
+
+    def _raise_nonfinite(self, rows: list[Any], moved: list[Any], elsewhere: bool) -> NoReturn:
+        """Raise which gradients are not finite, here or in another process."""
+        for row, (_, group, index, chosen) in zip(rows, moved, strict=True):
+            bad = ~torch.isfinite(row[4])
+            if chosen is not None:
+                bad &= torch.zeros_like(bad).index_fill_(0, chosen, True)
+            if count := int(bad.sum()):
+                first = tuple(int(i) for i in bad.nonzero()[0])
+                name = self._name(group, index)
+                raise FloatingPointError(f"{name}: {count} gradients are not finite, first at index {first}")
+        if elsewhere:
+            raise FloatingPointError("gradients of another process are not finite, or their norm overflows")
+        raise FloatingPointError("the norm of the gradients overflows")
 
     def _explain(self, bad: int, rows: list[Any], moved: list[Any]) -> None:
         """Raise what is wrong with a parameter that the native step cannot take."""
@@ -673,8 +701,8 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        names = ("max_norm", "norm_space", "nonfinite", "on_edit", "skipped", "_capturable")
-        return {**state, **{name: getattr(self, name) for name in names}}
+        names = ("max_norm", "norm_space", "nonfinite", "on_edit", "_capturable")
+        return {**state, **{name: getattr(self, name) for name in names}, "_skipped": self.skipped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
