@@ -999,12 +999,17 @@ def test_without_a_gpu_a_call_says_what_is_missing() -> None:
         _cuda.launch(0, 0, NAMES.index("Log"), 0, args, 5, x, none, none, out)
     with pytest.raises(RuntimeError, match=r"^CUDA: "):
         _cuda.sum_fold(0, 0, X, OUT, 1)
-    counts, tensors = bytes(136 + 247 * 16), bytearray(40 + 47 * 80)
+    counts = bytes(_cuda_step._COUNTS.size + _cuda_step._COUNTED * _cuda_step._COUNTED_TENSOR.size)
+    tensors = bytearray(_cuda_step._STEP_BYTES)
     tensors[32] = tensors[40 + 56] = 1  # one tensor, of one tile
     with pytest.raises(RuntimeError, match=r"^CUDA: "):
         _cuda.count_steps(0, 0, 0, counts)
     with pytest.raises(RuntimeError, match=r"^CUDA: "):
         _cuda.step(0, 0, 0, 0, bytes(tensors), args)
+    with pytest.raises(RuntimeError, match=r"^CUDA: "):
+        _cuda.squares(0, 0, 0, 0, bytes(tensors), OUT, args)
+    with pytest.raises(RuntimeError, match=r"^CUDA: "):
+        _cuda.square_rows(0, 0, 0, 0, bytes(tensors), OUT, X, [(5, 1)])
     for given in (
         (0, 0, bytes(9), args),
         (0, 0, bytes(len(tensors)), args),
