@@ -88,6 +88,68 @@ def test_fork_after_use() -> None:
     assert done.returncode == 0, done.stderr
 
 
+TORCH = """
+import os, threading, time, torch, fastmap as fm
+x = torch.rand(1_000_000) + 0.1
+fm.set_num_threads(1)
+expected = fm.forward(x, "log")
+fm.set_num_threads(2)
+torch.set_num_threads(2)
+if FIRST: torch.log(x)
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+def wait_for(count):  # a thread that was joined is still there for a moment
+    end = time.monotonic() + 10
+    while tasks() != count:
+        assert time.monotonic() < end, (tasks(), count)
+
+def check():
+    assert bytes(fm.forward(x, "log").numpy()) == bytes(expected.numpy())
+
+def in_a_child():
+    child = os.fork()
+    if child == 0:  # torch would wait for ever here
+        check()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/task")
+def test_torch_lends_its_threads() -> None:
+    """To the main thread, not to others, and not where it allows itself fewer."""
+    code = (
+        TORCH.replace("FIRST", "True")
+        + """
+before = tasks()
+for _ in range(5):
+    check()
+assert tasks() == before
+torch.set_num_threads(1)
+check()
+assert tasks() == before + 1
+torch.set_num_threads(2)
+other = threading.Thread(target=check)
+other.start()
+other.join()
+wait_for(before + 1)
+in_a_child()
+check()
+"""
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.parametrize("torch_first", [True, False])
+def test_fork_after_torch_alone_used_its_threads(torch_first: bool) -> None:
+    done = python(TORCH.replace("FIRST", str(torch_first)) + "in_a_child()\nin_a_child()\ncheck()")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_concurrent_calls_give_the_same_bits(dtype: type) -> None:
     x = numbers(dtype)

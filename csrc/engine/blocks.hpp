@@ -26,7 +26,9 @@ constexpr std::size_t kStreamBlockBytes = 1024;
 #define FASTMAP_SHRINK 0
 #endif
 constexpr std::size_t kStreamBytes = (32u << 20) >> FASTMAP_SHRINK;  // larger outputs bypass the caches
-constexpr std::size_t kPartBytes = (256u << 10) >> FASTMAP_SHRINK;   // what a thread takes at a time
+constexpr std::size_t kAloneBytes = (256u << 10) >>
+                                    FASTMAP_SHRINK;                // up to here waking a thread does not pay
+constexpr std::size_t kPartBytes = (64u << 10) >> FASTMAP_SHRINK;  // what a thread takes at a time
 // A large output may be fresh memory: two threads that touch one page for the first time both clear it. So a thread
 // takes whole huge pages of it.
 constexpr std::size_t kPageBytes = (2u << 20) >> FASTMAP_SHRINK;
@@ -35,7 +37,8 @@ constexpr std::size_t kTile = 256;  // elements a line apart that, with their re
 // Runs work(begin, end) over ranges of the blocks [0, n), `part_bytes` each but for the first, of `lead` blocks.
 template <class Work> void parallel(std::size_t blocks, std::size_t bytes, const Work& work,
                                     std::size_t part_bytes = kPartBytes, std::size_t lead = 0) {
-  const std::size_t part = std::max<std::size_t>(1, blocks * part_bytes / std::max<std::size_t>(bytes, 1));
+  const std::size_t part = bytes <= kAloneBytes ? std::max<std::size_t>(1, blocks)
+                                                : std::max<std::size_t>(1, blocks * part_bytes / bytes);
   const std::size_t shift = (part - lead % part) % part, parts = (shift + blocks + part - 1) / part;
   for_each_part(parts, std::size_t(num_threads()), [&](std::size_t i) {
     work(std::max(i * part, shift) - shift, std::min(blocks, (i + 1) * part - shift));

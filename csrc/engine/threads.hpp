@@ -11,8 +11,8 @@ int num_threads();
 void set_num_threads(int n);
 
 // Calls work(context, i) once for each i in [0, parts), on up to `threads` threads including the caller;
-// returns when all are done. Parts are taken in order by whichever thread is free, so a late or busy
-// thread delays nobody. A call that finds the pool in use runs on the caller alone. Safe after fork.
+// returns when all are done. Whoever is free takes parts, so a late or busy thread delays nobody. A call that finds the
+// pool in use runs on the caller alone. Where torch is in the process, its threads are taken. Safe after fork.
 void run_parts(std::size_t parts, std::size_t threads, void (*work)(const void* context, std::size_t i),
                const void* context);
 
