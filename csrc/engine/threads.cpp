@@ -135,7 +135,8 @@ class Pool {
       if (!task_) {
         start_threads(helpers);
         task_ = &task;
-        open_seats_ = std::min(helpers, started_);
+        helpers_ = std::min(helpers, started_);
+        ++number_;
         published = true;
       }
     }
@@ -143,7 +144,7 @@ class Pool {
     task.join(0);
     if (!published) return;
     std::unique_lock lock(mutex_);
-    open_seats_ = 0;
+    helpers_ = 0;
     idle_.wait(lock, [&] { return at_work_ == 0; });
     task_ = nullptr;
   }
@@ -161,9 +162,9 @@ class Pool {
 
   [[noreturn]] void serve(std::size_t member) {
     std::unique_lock lock(mutex_);
-    for (;;) {
-      wake_.wait(lock, [&] { return open_seats_ > 0; });
-      --open_seats_;
+    for (std::size_t served = 0;;) {
+      wake_.wait(lock, [&] { return member <= helpers_ && served != number_; });
+      served = number_;
       ++at_work_;
       Task& task = *task_;
       lock.unlock();
@@ -176,7 +177,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_, idle_;
   Task* task_ = nullptr;
-  std::size_t started_ = 0, open_seats_ = 0, at_work_ = 0;
+  std::size_t started_ = 0, at_work_ = 0, helpers_ = 0, number_ = 0;  // the last two: of the task
 };
 
 // Never destroyed: its threads may outlive static destructors. A forked child has none of the threads
