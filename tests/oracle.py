@@ -577,6 +577,21 @@ def _roots(entry: Entry, params: Params, op: str) -> list[float]:
     return [float(v) for v in found if math.isfinite(v)]
 
 
+def around_roots(op: str, entry: Entry, params: Params, dtype: type, reach: int = 300) -> np.ndarray:
+    """The floats around each input where a result changes its sign, roots that parameters move among them."""
+    x = np.unique(sample(op, entry, params, dtype, 4000))
+    sign = np.sign(apply(op, entry, params, x))
+    before = np.flatnonzero(sign[:-1] * sign[1:] < 0)  # NaN is none
+    first, last, sign = _ordered(x[before]), _ordered(x[before + 1]), sign[before]
+    while (last - first > 1).any():
+        middle = first + (last - first) // 2
+        same = np.sign(apply(op, entry, params, _from_ordered(middle, dtype))) == sign
+        first, last = np.where(same, middle, first), np.where(same, last, middle)
+    around = _from_ordered((first[:, None] + np.arange(-reach, reach + 1)).ravel(), dtype)
+    low, high = input_range(op, entry, params)
+    return np.ascontiguousarray(around[(around > low) & (around < high)])
+
+
 def _ordered(x: np.ndarray) -> np.ndarray:
     """Floats as integers in the same order."""
     bits = x.view(np.int32 if x.dtype == np.float32 else np.int64).astype(np.int64)

@@ -42,6 +42,26 @@ def test_errors_are_within_the_stated_bounds(entry: oracle.Entry, params: oracle
         assert row["worst_ulp"] <= row["bound"], row
 
 
+ABSOLUTE = ("sinh_arcsinh", "kumaraswamy")  # whose log-derivatives are so next to roots that parameters move
+
+
+@each_dtype
+@each_case
+def test_errors_next_to_roots(entry: oracle.Entry, params: oracle.Params, dtype: type) -> None:
+    """Where results change their sign, wherever parameters put that."""
+    p = oracle.effective(entry, params, dtype)
+    for op in oracle._core.OPS:
+        x = oracle.around_roots(op, entry, p, dtype)
+        if not x.size:
+            continue
+        got = oracle.apply(op, entry, p, x)
+        ulp = oracle.errors(op, entry, p, x, got)
+        wrong = ulp > oracle.bound(entry, op)
+        if entry["name"] in ABSOLUTE and "log" in op:
+            wrong &= ulp * np.spacing(np.abs(got)) > 2.0**-20 * np.spacing(dtype(1))
+        assert not wrong.any(), (op, x[wrong][:3], ulp[wrong][:3])
+
+
 def random_params(entry: oracle.Entry, rng: np.random.Generator) -> oracle.Params:
     """Any parameters that a user may give."""
     values: list[float] = []
