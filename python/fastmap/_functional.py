@@ -190,8 +190,11 @@ def elementwise(
     m, policy, part, x = _prepared(map, x, invalid)
     if part is not None:
         return part.elementwise(op, argument, x, m, out, policy)
-    if _core.apply_arrays(_core.OPS[op], m.program, policy, x, out):
-        return out  # plain arrays, nothing to refuse: by far the most frequent call
+    into = out
+    if out is None and type(x) is np.ndarray and x.dtype.kind == "f" and x.flags.c_contiguous:
+        into = _native.as_output(None, x, argument)
+    if into is not None and _core.apply_arrays(_core.OPS[op], m.program, policy, x, into):
+        return into  # plain arrays, nothing to refuse: by far the most frequent call
     if isinstance(x, Mapping):
         return _by_name(op, argument, x, map, out, invalid)
     array = _native.as_array(x, argument)
@@ -312,9 +315,9 @@ def _framework_of(x: Array) -> ModuleType | None:
     if type(x) is np.ndarray:
         return None
     if (torch := sys.modules.get("torch")) is not None and isinstance(x, torch.Tensor):
-        from fastmap import _torch
-
-        return _torch
+        if (part := sys.modules.get("fastmap._torch")) is None:  # an import would take 1 us of each call
+            from fastmap import _torch as part
+        return part
     if (jax := sys.modules.get("jax")) is not None and isinstance(x, jax.Array):
         from fastmap import _jax
 

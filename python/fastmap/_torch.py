@@ -268,14 +268,16 @@ def _apply(
 ) -> Tensor:
     if is_sharded(x):
         return _apply_to_part(op, argument, x, map, out, policy, grad, grad_argument)
-    usual = grad is None and _usual(x, out)
-    if usual and _core.apply_arrays(_core.OPS[op], map.program, policy, x, out):
-        written(out)
-        return out
     if x.is_cuda:
         from fastmap import _torch_cuda
 
         return _torch_cuda.apply(op, argument, x, map, out, policy, grad, grad_argument)
+    if grad is None and type(x) in _KINDS and not x.is_neg():
+        into = _fresh(x) if out is None and x.is_contiguous() else out
+        if _usual(into) and _core.apply_arrays(_core.OPS[op], map.program, policy, x, into):
+            if into is out:
+                written(out)
+            return into
     array, result = memory(x, argument), output(out, x, argument)
     _native.apply(
         op,
@@ -345,13 +347,9 @@ def _log_det_of_parts(op: str, argument: str, x: Tensor, map: Map, axis: Axis, p
     return result
 
 
-def _usual(x: Tensor, out: Any) -> bool:
-    """Whether the native call may borrow both; it checks device, dtype, shape, layout and overlap itself."""
-    return (
-        type(out) is Tensor
-        and type(x) in _KINDS
-        and not (out.requires_grad or x.is_neg() or out.is_neg() or out.is_inference())
-    )
+def _usual(out: Any) -> bool:
+    """Whether the native call may borrow it; it checks device, dtype, shape, layout and overlap itself."""
+    return type(out) is Tensor and not (out.requires_grad or out.is_neg() or out.is_inference())
 
 
 def memory(x: Tensor, argument: str) -> _native.FloatArray:
@@ -377,16 +375,21 @@ def memory(x: Tensor, argument: str) -> _native.FloatArray:
 
 def output(out: Any, like: Tensor, argument: str) -> Tensor:
     if out is None:
-        fresh = torch.empty_like(like, requires_grad=False)
-        if fresh.nbytes >= _native.LARGE:
-            _core.advise_huge_pages(fresh.data_ptr(), fresh.nbytes)
-        return fresh
+        return _fresh(like)
     if not isinstance(out, Tensor):
         kind = type(out).__name__
         raise TypeError(f"out: expected a torch tensor as {argument} is one, got {kind}")
     refuse_output(out)
     _native.as_output(memory(out, "out"), memory(like, argument), argument)
     return out
+
+
+def _fresh(like: Tensor) -> Tensor:
+    """A tensor for the result."""
+    fresh = torch.empty_like(like, requires_grad=False)
+    if fresh.nbytes >= _native.LARGE:
+        _core.advise_huge_pages(fresh.data_ptr(), fresh.nbytes)
+    return fresh
 
 
 def refuse_output(out: Tensor) -> None:
