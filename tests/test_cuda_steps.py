@@ -208,17 +208,19 @@ def test_many_tensors_of_one_launch(stored: torch.dtype) -> None:
     compare(rows, copies, [group(ADAM), group(ADAM, decay=OF_THETA, decoupled=True)])
 
 
-def rows_of_squares(m: dict[str, Any], stored: torch.dtype, params: tuple[float, ...]) -> list[Any]:
+def rows_of_squares(
+    m: dict[str, Any], stored: torch.dtype, params: tuple[float, ...], reach: float = 4
+) -> list[Any]:
     """Parameters around blocks of sums, without what would make each sum NaN."""
     program = getattr(fm, m["class_name"])(*params).program
     half, block = stored in (torch.bfloat16, torch.float16), 256 if stored is torch.float64 else 512
+    low, high = getattr(fm, m["class_name"])(*params).codomain
+    ends = max(low + 0.1, -reach), min(high - 0.1, reach)  # at an end, and far out, slopes may be infinite
     rows = []
     for k, n in enumerate((0, 1, block, 2 * block + 1, 5 * block - 3)):
         of_gradient = torch.float32 if half and k % 2 else stored
         b = buffers(m, n + 4, (stored, of_gradient, wide(stored)), k, params)
         b[1].clamp_(-3, 3).nan_to_num_()
-        # Inside the codomain: at an end slopes may be infinite.
-        ends = {("0", "1"): (0.1, 0.9), ("0", "inf"): (0.1, 4)}.get(m["codomain"], (-4, 4))
         b[2] = torch.linspace(*ends, n + 4, dtype=wide(stored))
         b = [x[:n] for x in b]  # empty ones have memory, too
         state = b[:4] if k % 3 == 2 else b  # Lion has one moment
@@ -249,7 +251,7 @@ def test_sums_of_squares_with_arrays_of_parameters(m: dict[str, Any], stored: to
     examples = test_cuda.published(m, stored)
     columns = (np.array(column)[:, None] for column in zip(*examples, strict=True))
     program = getattr(fm, m["class_name"])(*columns).program
-    each = [rows_of_squares(m, stored, tuple(params)) for params in examples]
+    each = [rows_of_squares(m, stored, tuple(params), 1) for params in examples]
     rows = []
     for k, of_examples in enumerate(zip(*each, strict=True)):
         buffers_of = zip(*(row[3:8] for row in of_examples), strict=True)
