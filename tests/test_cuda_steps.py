@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -152,14 +153,24 @@ def test_steps_give_the_bits_of_the_cpu(m: dict[str, Any], stored: torch.dtype) 
     compare(rows, [clone(row) for row in rows], GROUPS, 8.0)
 
 
+each_with_parameters = pytest.mark.parametrize(
+    "m", [m for m in CATALOG if m["examples"][0]], ids=lambda m: m["class_name"]
+)
+
+
+def one_below_the_other(m: dict[str, Any], examples: list[tuple[float, ...]]) -> tuple[Any, tuple[int, ...]]:
+    """The program of a map whose rows have one of the examples each, and how far its constants are apart."""
+    columns = (np.array(column)[:, None] for column in zip(*examples, strict=True))
+    return getattr(fm, m["class_name"])(*columns).program, (int(len(examples) > 1), 0)
+
+
 @needs_nvcc
 @pytest.mark.parametrize("stored", ALL_DTYPES)
-@pytest.mark.parametrize("m", [m for m in CATALOG if m["examples"][0]], ids=lambda m: m["class_name"])
+@each_with_parameters
 def test_steps_with_arrays_of_parameters(m: dict[str, Any], stored: torch.dtype) -> None:
     """Every map, its published parameters one below the other, in C order and in the other one."""
     examples = test_cuda.published(m, stored)
-    columns = (np.array(column)[:, None] for column in zip(*examples, strict=True))
-    program = getattr(fm, m["class_name"])(*columns).program
+    program, strides = one_below_the_other(m, examples)
     rows = []
     for k in range(len(GROUPS)):
         each = (buffers(m, 40, (stored, stored, wide(stored)), k, params) for params in examples)
@@ -168,7 +179,6 @@ def test_steps_with_arrays_of_parameters(m: dict[str, Any], stored: torch.dtype)
             b = [x.t().contiguous().t() for x in b]
         kept = 0 if k == 7 else 1 if GROUPS[k][0] != ADAM else 2  # moments
         state = [*b[3 : 3 + kept], None, None][:2]
-        strides = (int(len(examples) > 1), 0)
         rows.append((program, strides, k, *b[:3], *state, torch.tensor(float(k % 3 * 7)), None))
     compare(rows, [clone(row) for row in rows], GROUPS, 8.0)
 
@@ -228,42 +238,43 @@ def rows_of_squares(
     return rows
 
 
+def sums_of_squares(rows: list[Any]) -> list[tuple[float, float]]:
+    """On the CPU and by the kernels: of the gradients in theta, and in z."""
+    groups = [group(ADAM), group(ADAM, CLAMPED), group(LION, DUAL)]
+    host, device = _core.Stepper(), _cuda_step.CudaStepper()
+    assert host.prepare(rows, groups) == -1
+    device.prepare(rows, lambda i: None, str)
+    every = range(len(rows))
+    return [
+        (host.sum_of_squares(of_z, every), float(device.sum_of_squares(groups, of_z)))
+        for of_z in (False, True)
+    ]
+
+
 @needs_nvcc
 @pytest.mark.parametrize("stored", ALL_DTYPES)
 @pytest.mark.parametrize("m", CATALOG, ids=NAMES)
 def test_sums_of_squares_have_the_bits_of_the_cpu(m: dict[str, Any], stored: torch.dtype) -> None:
-    groups = [group(ADAM), group(ADAM, CLAMPED), group(LION, DUAL)]
-    rows = rows_of_squares(m, stored, tuple(m["examples"][0].values()))
-    host, device = _core.Stepper(), _cuda_step.CudaStepper()
-    assert host.prepare(rows, groups) == -1
-    device.prepare(rows, lambda i: None, str)
-    for of_z in (False, True):
-        expected = host.sum_of_squares(of_z, range(len(rows)))
+    for expected, found in sums_of_squares(rows_of_squares(m, stored, tuple(m["examples"][0].values()))):
         assert 0 < expected < np.inf
-        assert float(device.sum_of_squares(groups, of_z)) == expected
+        assert found == expected
 
 
 @needs_nvcc
 @pytest.mark.parametrize("stored", ALL_DTYPES)
-@pytest.mark.parametrize("m", [m for m in CATALOG if m["examples"][0]], ids=lambda m: m["class_name"])
+@each_with_parameters
 def test_sums_of_squares_with_arrays_of_parameters(m: dict[str, Any], stored: torch.dtype) -> None:
     """Here blocks are others than on the CPU."""
     examples = test_cuda.published(m, stored)
-    columns = (np.array(column)[:, None] for column in zip(*examples, strict=True))
-    program = getattr(fm, m["class_name"])(*columns).program
+    program, strides = one_below_the_other(m, examples)
     each = [rows_of_squares(m, stored, tuple(params), 1) for params in examples]
     rows = []
     for k, of_examples in enumerate(zip(*each, strict=True)):
         buffers_of = zip(*(row[3:8] for row in of_examples), strict=True)
         b = [None if x[0] is None else torch.stack(x) for x in buffers_of]
-        rows.append((program, (int(len(examples) > 1), 0), k % 3, *b, torch.tensor(3.0), None))
-    groups = [group(ADAM), group(ADAM, CLAMPED), group(LION, DUAL)]
-    host, device = _core.Stepper(), _cuda_step.CudaStepper()
-    assert host.prepare(rows, groups) == -1
-    device.prepare(rows, lambda i: None, str)
-    for of_z in (False, True):
-        expected = host.sum_of_squares(of_z, range(len(rows)))
-        assert float(device.sum_of_squares(groups, of_z)) == pytest.approx(expected, rel=1e-12)
+        rows.append((program, strides, k % 3, *b, torch.tensor(3.0), None))
+    for expected, found in sums_of_squares(rows):
+        assert found == pytest.approx(expected, rel=1e-12)
 
 
 @needs_nvcc
@@ -328,12 +339,13 @@ def train(optimizer: Any, params: list[torch.nn.Parameter], steps: int = 3) -> N
         optimizer.step()
 
 
-def same_state(a: Any, b: Any) -> None:
+def same_state(a: Any, b: Any, seen: Any = raw) -> None:
+    """Of two optimizers, in all bits, or as far as `seen` shows them."""
     for p, q in itertools.zip_longest(*(o.param_groups[0]["params"] for o in (a, b))):
-        np.testing.assert_array_equal(one_nan(p.detach()), one_nan(q.detach()))
+        np.testing.assert_array_equal(seen(p.detach()), seen(q.detach()))
         assert a.state[p].keys() == b.state[q].keys()
         for key, value in a.state[p].items():
-            np.testing.assert_array_equal(one_nan(value), one_nan(b.state[q][key]), err_msg=key)
+            np.testing.assert_array_equal(seen(value), seen(b.state[q][key]), err_msg=key)
 
 
 @pytest.mark.proves("torch", "step", device="CUDA (its PTX, interpreted)")
@@ -412,8 +424,6 @@ def test_what_lies_on_the_device_is_read_there(monkeypatch: pytest.MonkeyPatch) 
 @needs_nvcc
 def test_a_state_is_that_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved there and loaded here, and the way back; pickled; edited between two steps."""
-    import copy
-
     ours, theirs = parameters(), parameters()
     expected = ft.AdamW(theirs, 0.05, map="log")
     train(expected, theirs)
@@ -423,8 +433,8 @@ def test_a_state_is_that_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         train(optimizer, ours, 1)
         for p, q in zip(ours, theirs, strict=True):
             p.data.copy_(q)
-        optimizer.load_state_dict(copy.deepcopy(expected.state_dict()))
-        ours, optimizer = copy.deepcopy((ours, optimizer))
+        optimizer.load_state_dict(deepcopy(expected.state_dict()))
+        ours, optimizer = deepcopy((ours, optimizer))
         with torch.no_grad():
             ours[0].mul_(2)
         train(optimizer, ours, 2)
@@ -470,10 +480,8 @@ def test_gradients_are_limited(
         assert len(refused) == (2 if nonfinite == "raise" and step == 1 else 0)
         assert len(set(refused)) <= 1
         assert optimizer.skipped == expected.skipped == (nonfinite == "skip" and step > 0)
-        same_state(optimizer, expected)
-    import copy
-
-    assert copy.deepcopy(optimizer).skipped == optimizer.skipped
+        same_state(optimizer, expected, one_nan)
+    assert deepcopy(optimizer).skipped == optimizer.skipped
 
 
 def test_a_norm_is_that_of_one_device() -> None:

@@ -215,6 +215,18 @@ def test_every_map_has_a_step(m: dict[str, Any]) -> None:
     same_states(optimizer, expected)
 
 
+def step_of(optimizer: Any) -> torch.cuda.CUDAGraph:
+    """A step as a graph, after one that is taken at once."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        optimizer.step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    return graph
+
+
 def test_a_step_in_a_graph_follows_what_lies_on_the_device() -> None:
     """Its learning rate, its count, the scale of gradients, and steps that are left out."""
     theirs = test_cuda_steps.parameters()
@@ -226,14 +238,8 @@ def test_a_step_in_a_graph_follows_what_lies_on_the_device() -> None:
     for p, q in zip(ours, theirs, strict=True):
         q.grad = torch.full_like(q, 0.5)
         p.grad = q.grad.to(DEVICE)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        optimizer.step()  # a warm-up
-    torch.cuda.current_stream().wait_stream(side)
+    graph = step_of(optimizer)
     expected.step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        optimizer.step()
     for rate, of_scale, skipped in ((0.1, 2.0, 0.0), (0.2, 2.0, 1.0), (0.3, 8.0, 0.0)):
         for x, value in ((lr, rate), (scale, of_scale), (found, skipped)):
             x.fill_(value)
@@ -253,14 +259,8 @@ def test_limits_of_gradients_in_a_graph(norm_space: str) -> None:
     expected, optimizer = ft.Adam(theirs, 0.05, **options), ft.Adam(ours, 0.05, **options)
     for p, q in zip(ours, theirs, strict=True):
         p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        optimizer.step()  # a warm-up
-    torch.cuda.current_stream().wait_stream(side)
+    graph = step_of(optimizer)
     expected.step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        optimizer.step()
     for value in (3.0, math.inf, 1e-3):
         for p, q in zip(ours, theirs, strict=True):
             assert p.grad is not None

@@ -26,9 +26,8 @@ constexpr std::size_t kStreamBlockBytes = 1024;
 #define FASTMAP_SHRINK 0
 #endif
 constexpr std::size_t kStreamBytes = (32u << 20) >> FASTMAP_SHRINK;  // larger outputs bypass the caches
-constexpr std::size_t kAloneBytes = (256u << 10) >>
-                                    FASTMAP_SHRINK;                // up to here waking a thread does not pay
-constexpr std::size_t kPartBytes = (64u << 10) >> FASTMAP_SHRINK;  // what a thread takes at a time
+constexpr std::size_t kPartBytes = (64u << 10) >> FASTMAP_SHRINK;    // what a thread takes at a time
+constexpr std::size_t kAloneBytes = 4 * kPartBytes;  // up to here waking a thread does not pay
 // A large output may be fresh memory: two threads that touch one page for the first time both clear it. So a thread
 // takes whole huge pages of it.
 constexpr std::size_t kPageBytes = (2u << 20) >> FASTMAP_SHRINK;

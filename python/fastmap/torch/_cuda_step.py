@@ -21,6 +21,7 @@ from fastmap._torch_cuda import Constants, Dim, Step
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 # As csrc/engine/cuda.hpp has them: how many tensors a launch takes, and its parameters.
 _COUNTED, _MOVED, _TILE_BYTES, _SCALARS_BYTES, _SQUARES_BYTES = 244, 47, 4096, 96, 2048
+_SUM_LANES = 32  # of a block of a sum
 _COUNTS = struct.Struct("<2d8d2?6x4QdQi5I")
 _COUNTED_TENSOR = struct.Struct("<2Q")
 _STEP = struct.Struct("<2d6I")
@@ -146,7 +147,8 @@ class CudaStepper:
         counted, moved, moved_alone = [], [], []
         place: dict[torch.device, int] = {}
         for device in {row[3].device for row in rows}:
-            place[device] = self._room(device, sum(row[3].device == device for row in rows))
+            n = sum(row[3].device == device for row in rows)
+            place[device] = _room(self._scalars, n * _SCALARS_BYTES, torch.uint8, device).data_ptr()
         self._blocks = 0
         for i, (program, strides, group, theta, grad, z, first, second, step, _) in enumerate(rows):
             native, args, dims = native_step(program, strides, theta, name(i))
@@ -173,10 +175,6 @@ class CudaStepper:
             for key, part in _parts(moved, _MOVED)
         ] + moved_alone
 
-    def _room(self, device: torch.device, rows: int) -> int:
-        """The address of the scalars of so many parameters."""
-        return _room(self._scalars, rows * _SCALARS_BYTES, torch.uint8, device).data_ptr()
-
     def sum_of_squares(self, groups: Sequence[Row], of_z: bool) -> Tensor:
         """Of the gradients in theta or in z, on the one device where all parameters are. The CPU's bits.
 
@@ -185,8 +183,9 @@ class CudaStepper:
         device = self._scalars[-1].device
         if not self._blocks:
             return torch.zeros((), dtype=torch.float64, device=device)
-        room = _room(self._lanes, 33 * self._blocks + 1, torch.float64, device)
-        lanes, partial, total = room.split([32 * self._blocks, room.numel() - 1 - 32 * self._blocks, 1])
+        sizes = _SUM_LANES * self._blocks, self._blocks, 1
+        room = _room(self._lanes, sum(sizes), torch.float64, device)
+        lanes, partial, total = room[: sum(sizes)].split(sizes)
         native, stream = _torch_cuda.module(), torch._C._cuda_getCurrentRawStream(self._counts[0].device)
         for s in self._moves:
             rule, gradient, low, high, decay, decoupled, *_ = groups[s.group]

@@ -331,6 +331,7 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             on_cpu = [not x for x in on_gpu]
             theirs, of_theirs = [*compress(rows, on_gpu)], [*compress(moved, on_gpu)]
             self._prepare_cuda(theirs, of_theirs)
+            clipping = self._cuda_clipping(groups, theirs, of_theirs, found_inf)
             own, of = [*compress(rows, on_cpu)], [*compress(moved, on_cpu)]
         self._prepare(own, groups, of)
         factor = self._clipped(factor, own, of)
@@ -339,7 +340,6 @@ class MappedOptimizer(RowSurgery, torch.optim.Optimizer):
             return
         self._stepper.step(factor)
         if any(on_gpu):
-            clipping = self._cuda_clipping(groups, theirs, of_theirs, found_inf)
             rates = [group["lr"] for group in self.param_groups]
             self._cuda_stepper.step(groups, rates, scale, found_inf, clipping)
         written: list[Tensor] = []
