@@ -282,12 +282,9 @@ __device__ __forceinline__ void square_lane(const CudaStep& s, const CudaStepTen
   lanes[x.first_block * std::uint64_t(kSumLanes) + lane] = sum;
 }
 
-// Lanes of a tile of a tensor, and where in a launch a thread is.
+// Lanes of a tile of a tensor.
 template <class T> constexpr std::uint64_t kTileLanes = cuda_tile(sizeof(T) == 8 ? kFloat64 : kFloat32) /
                                                         (kSquaresBytes / sizeof(T)) * kSumLanes;
-__device__ __forceinline__ std::uint64_t thread() {
-  return blockIdx.x * std::uint64_t(kCudaThreads) + threadIdx.x;
-}
 
 // The squares of the parameters that share a map; one thread for each lane, whose tiles are counted as in step_kernel.
 template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
@@ -295,7 +292,7 @@ template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
   constexpr std::uint64_t per_tile = kTileLanes<T>;
   std::uint32_t k = 0;
   std::uint64_t first = 0;
-  for (std::uint64_t t = thread(); t < s.tensors[s.count - 1].end * per_tile; t += gridDim.x * kCudaThreads) {
+  for (std::uint64_t t = thread(); t < s.tensors[s.count - 1].end * per_tile; t += threads()) {
     for (; t / per_tile >= s.tensors[k].end; ++k) first = s.tensors[k].end;
     square_lane<Map, T>(s, s.tensors[k], t - first * per_tile, lanes,
                         [&](std::uint64_t) -> decltype(a) { return a; });
@@ -306,7 +303,7 @@ template <class Map, class T> __global__ void __launch_bounds__(kCudaThreads, 1)
     squares_row_kernel(const CudaStep s, double* lanes, const CudaRows r) {
   using Args = typename Map::template Args<T>;
   const CudaStepTensor& x = s.tensors[0];
-  for (std::uint64_t t = thread(); t < x.end * kTileLanes<T>; t += gridDim.x * kCudaThreads)
+  for (std::uint64_t t = thread(); t < x.end * kTileLanes<T>; t += threads())
     square_lane<Map, T>(s, x, t, lanes,
                         [&](std::uint64_t i) -> const Args& { return constants_of<Args>(i, x.n, r); });
 }

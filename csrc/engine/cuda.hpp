@@ -93,4 +93,12 @@ struct CudaSums {
   const void* pairs;           // (const double* from, double* to, uint64 rows, uint64 n) [element of `to`]
 };
 
+#if defined(__CUDACC__)
+// Where in a launch a thread is, and how many there are.
+__device__ __forceinline__ std::uint64_t thread() {
+  return blockIdx.x * std::uint64_t(kCudaThreads) + threadIdx.x;
+}
+__device__ __forceinline__ std::uint64_t threads() { return gridDim.x * std::uint64_t(kCudaThreads); }
+#endif
+
 }  // namespace fastmap

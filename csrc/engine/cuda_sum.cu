@@ -7,11 +7,6 @@
 namespace fastmap::FM_ISA {
 namespace {
 
-__device__ __forceinline__ std::uint64_t thread() {
-  return blockIdx.x * std::uint64_t(kCudaThreads) + threadIdx.x;
-}
-__device__ __forceinline__ std::uint64_t threads() { return gridDim.x * std::uint64_t(kCudaThreads); }
-
 // Element i of a block goes to lane i % kSumLanes. x: rows of n elements; lanes: kSumLanes for each block of each row.
 template <class T> __global__ void __launch_bounds__(kCudaThreads, 1)
     lanes(const T* x, double* out, std::uint64_t rows, std::uint64_t n) {
