@@ -32,12 +32,14 @@ namespace {
 // others.
 class Task {
  public:
+  const std::size_t threads;
+
   Task(void (*work)(const void*, std::size_t), const void* context, std::size_t parts, std::size_t threads)
-      : work_(work),
+      : threads(threads),
+        work_(work),
         context_(context),
         parts_(parts),
-        ranges_(std::min(threads, kMostRanges)),
-        threads(threads) {
+        ranges_(std::min(threads, kMostRanges)) {
     for (std::size_t r = 0; r < ranges_; ++r) next_[r].part = begin(r);
   }
   // Member 0 is the caller; beyond `threads` there is nothing to do.
@@ -61,9 +63,6 @@ class Task {
   struct alignas(64) Next {  // lines of their own
     std::atomic<std::size_t> part;
   } next_[kMostRanges];
-
- public:
-  const std::size_t threads;
 };
 
 // The OpenMP threads of torch, where it is in the process. They spin for milliseconds after each of its parallel

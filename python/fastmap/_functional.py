@@ -198,7 +198,7 @@ def elementwise(
     if isinstance(x, Mapping):
         return _by_name(op, argument, x, map, out, invalid)
     array = _native.as_array(x, argument)
-    result = _native.as_output(out, array, argument)
+    result = _native.as_output(into, array, argument)
     _native.apply(op, m, array, result, argument=argument, policy=policy)
     return _returned(result, x, out)
 

@@ -272,13 +272,15 @@ def _apply(
         from fastmap import _torch_cuda
 
         return _torch_cuda.apply(op, argument, x, map, out, policy, grad, grad_argument)
+    into = out
     if grad is None and type(x) in _KINDS and not x.is_neg():
-        into = _fresh(x) if out is None and x.is_contiguous() else out
+        if out is None and x.is_contiguous():
+            into = _fresh(x)
         if _usual(into) and _core.apply_arrays(_core.OPS[op], map.program, policy, x, into):
             if into is out:
                 written(out)
             return into
-    array, result = memory(x, argument), output(out, x, argument)
+    array, result = memory(x, argument), output(into, x, argument)
     _native.apply(
         op,
         map,
