@@ -24,17 +24,22 @@ struct Algebraic {
        "(high - low)/(2*(1 + z*z)*sqrt(1 + z*z))", "log((high - low)/2) - 3*log1p(z*z)/2", "-3*z/(1 + z*z)"},
       {2, 4}, "sampled", 6, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}}};
   // clang-format on
-  static constexpr int cases = 1;
+  static constexpr int cases = 2;  // 1: low == -high
 
   template <class T> struct Args : interval_algebra::Args<T> {
     HiLo<T> half_13, half_23;  // h^(1/3), h^(2/3)
     T half_inv, half_rest;     // 1 / h, what rounding h does to h^2
+    int which;
   };
   template <class T> static Args<T> prepare(const double* p) {
     const interval_algebra::Args<T> a = interval_algebra::prepare<T>(p);
     const HiLo<double> root = interval_algebra::root(interval_algebra::widen(a.half), 3);
-    return {a, host::round_to<T>(root), host::round_to<T>(host::multiply(root, root)), 1 / a.half.hi,
-            2 * a.half.lo / a.half.hi};
+    return {a,
+            host::round_to<T>(root),
+            host::round_to<T>(host::multiply(root, root)),
+            1 / a.half.hi,
+            2 * a.half.lo / a.half.hi,
+            a.low == -a.high};
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return interval_algebra::usual_theta<T>(t, a);
@@ -58,18 +63,20 @@ struct Algebraic {
     return {x.hi * once * once, x.lo * once * once};
   }
   template <Path P, class T> FM_INLINE static Parts<T> parts(T t, const Args<T>& a) {
-    const HiLo<T> d = interval_algebra::offset<T>(t, a);
+    const auto s = interval_algebra::symmetric(t, a.high);
+    const HiLo<T> d = a.which == 1 ? s.offset : interval_algebra::offset<T>(t, a);
     T unit = 1;
-    const HiLo<T> near = bring_near<P>(interval_algebra::nearer<T>(t, d, a), unit);
-    const HiLo<T> far = bring_near<P>(interval_algebra::half_farther<T>(t, d, a), unit);
+    const HiLo<T> near = bring_near<P>(a.which == 1 ? s.nearer : interval_algebra::nearer<T>(t, d, a), unit);
+    const HiLo<T> far = bring_near<P>(
+        a.which == 1 ? s.half_farther : interval_algebra::half_farther<T>(t, d, a), unit);
     const HiLo<T> product = math::normalise(multiply(near, HiLo<T>{2 * far.hi, 2 * far.lo}));
     const T root = sqrt(product.hi), residual = fma(-root, root, product.hi) + product.lo;
-    return {{d.hi / unit, d.lo / unit}, product,  {root, residual / (2 * root)},
+    return {{d.hi / unit, d.lo / unit}, product,  {root, residual * (T(0.5) * rough_reciprocal(root))},
             a.half.hi / unit,           residual, unit};
   }
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
     const Parts<T> v = parts<P>(t, a);
-    const HiLo<T> z = divide(v.d, v.root);
+    const HiLo<T> z = divide_by_reciprocal(v.d, v.root);
     if constexpr (P == Path::exact) return select(is_finite(z.hi), z.hi + z.lo, z.hi);
     return z.hi + z.lo;
   }
@@ -101,7 +108,7 @@ struct Algebraic {
     const bool central = abs(z) < 1;
     const HiLo<T> step = interval_algebra::scaled_half<T>(a, select(central, z, select(z < 0, T(1), T(-1))));
     const HiLo<T> s = hypotenuse(z), x = fast_two_sum(s.hi, abs(z)), sum{x.hi, x.lo + s.lo};
-    HiLo<T> part = divide(step, select(central, s, multiply(s, sum)));
+    HiLo<T> part = divide_by_reciprocal(step, select(central, s, multiply(s, sum)));
     if constexpr (P == Path::exact)
       part = select(abs(z) > far<T>, HiLo<T>{T(0.5) * step.hi / abs(z) / abs(z), 0}, part);
     return interval_algebra::place<T>(z, part, a);

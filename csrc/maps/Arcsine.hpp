@@ -19,17 +19,19 @@ struct Arcsine {
       {2, 4}, "exhaustive", 6, {{-1, 1}, {0, 1}, {-1, 3}, {1000, 1001}, {-5, -2}, {-0.001, 10}},
       nullptr, true};
   // clang-format on
-  static constexpr int cases = 1;
+  static constexpr int cases = 3;  // 2: low == -high; 1: another interval with a root of theta inside
 
   // scale = (high - low) / 2
   template <class T> struct Args : centred::Args<T> {
     T z_low, z_high, usual_z;
+    int which;
   };
   template <class T> static Args<T> prepare(const double* p) {
     const HiLo<T> half_pi = math::half_pi<T>();
     const T z = half_pi.lo < 0 ? from_bits(bits(half_pi.hi) - 1) : half_pi.hi;
     const centred::Args<T> a = centred::prepare<T>(p, HiLo<double>{1, 0});
-    return {a, -z, z, a.least < Float<T>::inf ? z : T(-1)};
+    const int which = a.low == -a.high ? 2 : a.low < 0 && a.high > 0;
+    return {a, -z, z, a.least < Float<T>::inf ? z : T(-1), which};
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     return centred::usual_theta(t, a);
@@ -38,12 +40,14 @@ struct Arcsine {
 
   // asin v in the inner half, else pi/2 - 2 asin(sqrt(q / width)): asin has arguments up to 1/2 only.
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
-    const centred::Place<T> at = centred::place(t, a);
+    const centred::Place<T> at = a.which == 2 ? centred::symmetric_place(t, a) : centred::place(t, a);
     const bool outer = centred::is_outer(at, a);
     const T factor = select(outer, T(0.5), T(1));
-    const HiLo<T> v = divide(HiLo<T>{factor * at.distance.hi, factor * at.distance.lo}, a.scale);
+    const HiLo<T> part{factor * at.distance.hi, factor * at.distance.lo};
+    HiLo<T> v = divide_by_reciprocal(part, a.scale);
+    if constexpr (P == Path::exact) v = select(is_finite(a.least), v, divide(part, a.scale));
     const T root = sqrt(v.hi);
-    T root_lo = (fma(-root, root, v.hi) + v.lo) / (2 * root);
+    T root_lo = (fma(-root, root, v.hi) + v.lo) * (T(0.5) * rough_reciprocal(root));
     if constexpr (P == Path::exact) root_lo = select(root > 0, root_lo, T(0));
     const HiLo<T> s = math::asin_parts(select(outer, HiLo<T>{root, root_lo}, v),
                                        select(outer, v.hi, v.hi * v.hi));
@@ -63,7 +67,8 @@ struct Arcsine {
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     const T b = abs(z);
     const bool outer = is_outer(b), negative = z < 0;
-    const HiLo<T> sine = math::accurate_sin_parts(select(outer, halve(complement(b)), HiLo<T>{b, 0}));
+    const HiLo<T> angle = select(outer, halve(complement(b)), HiLo<T>{b, 0});
+    const HiLo<T> sine = a.which == 1 ? math::accurate_sin_parts(angle) : math::sin_parts(angle);
     const HiLo<T> square = multiply(sine, sine);
     HiLo<T> part = multiply(a.scale, select(outer, HiLo<T>{2 * square.hi, 2 * square.lo}, sine));
     part = select(negative != outer, negate(part), part);

@@ -62,9 +62,7 @@ struct Cauchy {
     const centred::Place<T> at = centred::place(t, a);
     T r = math::tan(angle(at, a), centred::is_outer(at, a));
     if constexpr (P == Path::exact) {
-      const HiLo<T> near = divide(a.scale, at.distance);
-      r = select(centred::may_underflow(at, a), select(near.hi <= Float<T>::max, near.hi + near.lo, near.hi),
-                 r);
+      r = select(centred::may_underflow(at, a), a.scale.hi / at.distance.hi, r);
     }
     return copysign(r, at.offset);
   }

@@ -55,7 +55,7 @@ struct MinuitSqrt {
   }
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     const HiLo<T> root = math::sqrt_parts(math::square_plus(z, T(1))), sum = fast_two_sum(root.hi, T(1));
-    HiLo<T> p = divide(two_product(z, z), HiLo<T>{sum.hi, sum.lo + root.lo});
+    HiLo<T> p = divide_by_reciprocal(two_product(z, z), HiLo<T>{sum.hi, sum.lo + root.lo});
     if constexpr (P == Path::exact) {
       const bool big = z > Float<T>::large;
       p = {select(big, z, p.hi), select(big, T(0), p.lo)};

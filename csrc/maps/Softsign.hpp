@@ -43,14 +43,15 @@ struct Softsign {
   }
 
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
-    const HiLo<T> d = interval_algebra::offset<T>(t, a), z = divide(d, interval_algebra::nearer<T>(t, d, a));
-    if constexpr (P == Path::exact) return select(is_finite(z.hi), z.hi + z.lo, z.hi);
+    const HiLo<T> d = interval_algebra::offset<T>(t, a), near = interval_algebra::nearer<T>(t, d, a);
+    const HiLo<T> z = divide_by_reciprocal(d, near);
+    if constexpr (P == Path::exact) return select(usual_theta(t, a), z.hi + z.lo, d.hi / near.hi);
     return z.hi + z.lo;
   }
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     const bool central = abs(z) < 1;
     const HiLo<T> step = interval_algebra::scaled_half<T>(a, select(central, z, select(z < 0, T(1), T(-1))));
-    const T theta = interval_algebra::place<T>(z, divide(step, two_sum(T(1), abs(z))), a);
+    const T theta = interval_algebra::place<T>(z, divide_by_reciprocal(step, two_sum(T(1), abs(z))), a);
     if constexpr (P == Path::exact) return select(is_finite(z), theta, select(z < 0, a.low, a.high));
     return theta;
   }

@@ -64,7 +64,8 @@ struct Squareplus {
   // In HiLo, which keeps the digits at the root p = sqrt(b) / 2: there the difference of the high parts is
   // exact.
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
-    const HiLo<T> p = above(t, a), y = times(p, a.unit), q = divide(HiLo<T>{T(0.25) * a.b, 0}, y);
+    const HiLo<T> p = above(t, a), y = times(p, a.unit),
+                  q = divide_by_reciprocal(HiLo<T>{T(0.25) * a.b, 0}, y);
     const HiLo<T> s = two_sum(y.hi, -q.hi);
     const T z = (s.hi + (s.lo + (y.lo - q.lo))) * a.unit_inv;
     if constexpr (P == Path::exact)
@@ -109,8 +110,8 @@ struct Squareplus {
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {
     const Parts<T> v = parts(z, a);
     const bool positive = z > 0;
-    HiLo<T> p = divide(select(positive, v.sum, HiLo<T>{T(0.5) * a.b, 0}),
-                       select(positive, HiLo<T>{2, 0}, v.sum));
+    HiLo<T> p = divide_by_reciprocal(select(positive, v.sum, HiLo<T>{T(0.5) * a.b, 0}),
+                                     select(positive, HiLo<T>{2, 0}, v.sum));
     p = times(p, a.unit_inv);
     if constexpr (P == Path::exact)
       p = select(usual_z(z, a), p, HiLo<T>{select(positive, z, -a.quarter_b / z), 0});

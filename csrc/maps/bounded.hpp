@@ -77,7 +77,7 @@ template <Path P, class T> FM_INLINE T inverse(T y, const Args<T>& a) {
   HiLo<T> product = two_product(c.hi, decay.hi);
   product.lo = product.lo + fma(c.hi, decay.lo, c.lo * decay.hi);
   const HiLo<T> sum = two_sum(T(1), product.hi);
-  const HiLo<T> q = divide(numerator, HiLo<T>{sum.hi, sum.lo + product.lo});
+  const HiLo<T> q = divide_by_reciprocal(numerator, HiLo<T>{sum.hi, sum.lo + product.lo});
   const T r = q.hi + q.lo;
   if constexpr (P == Path::exact)
     return select(abs(y) > math::Constants<T>::exp_range + abs(a.root.hi), select(y < 0, a.low, a.high), r);

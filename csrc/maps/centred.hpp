@@ -58,6 +58,10 @@ template <class T> FM_INLINE Place<T> place(T t, const Args<T>& a) {
   const bool outer = abs(d.hi) > a.quarter;
   return {select(outer, select(negative, p, q), select(negative, negate(d), d)), d.hi};
 }
+template <class T> FM_INLINE Place<T> symmetric_place(T t, const Args<T>& a) {
+  const auto s = interval_algebra::symmetric(t, a.high);
+  return {select(abs(t) > a.quarter, s.nearer, HiLo<T>{abs(t), 0}), t};
+}
 template <class T> FM_INLINE bool usual_theta(T t, const Args<T>& a) {
   return (t - a.low >= a.least) & (a.high - t >= a.least);
 }

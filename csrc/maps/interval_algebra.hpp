@@ -40,6 +40,13 @@ template <class T> FM_INLINE HiLo<T> half_farther(T t, HiLo<T> d, const Args<T>&
   const bool lower = d.hi < 0;
   return two_sum(T(0.5) * select(lower, a.high, t), T(-0.5) * select(lower, t, a.low));
 }
+// The three where low == -high: the middle is 0 and nothing is lost.
+template <class T> struct Symmetric {
+  HiLo<T> offset, nearer, half_farther;
+};
+template <class T> FM_INLINE Symmetric<T> symmetric(T t, T high) {
+  return {{t, 0}, two_sum(high, -abs(t)), two_sum(T(0.5) * high, T(0.5) * abs(t))};
+}
 template <class T> FM_INLINE bool usual_theta(T t, const Args<T>& a) {
   const T p = t - a.low, q = a.high - t;
   return (p > Float<T>::small) & (q > Float<T>::small) & (p < Float<T>::large) & (q < Float<T>::large);

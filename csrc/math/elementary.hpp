@@ -102,8 +102,10 @@ template <Path P, class T> FM_INLINE HiLo<T> log_parts(T x) {
 // next to x.hi == 1 the small x.lo is the result itself, so that a root of a map keeps its digits.
 template <Path P, class T> FM_INLINE HiLo<T> log_parts(HiLo<T> x) {
   HiLo<T> r = log_parts<P>(x.hi);
-  T rest = x.lo / x.hi;
-  if constexpr (P == Path::exact) rest = select((x.hi > 0) & (x.hi <= Float<T>::max), rest, T(0));
+  T rest = quotient(x.lo, x.hi);
+  if constexpr (P ==
+                Path::exact)  // outside it is far below a rounding of the logarithm, and may not be finite
+    rest = select((x.hi >= Float<T>::min_normal) & (x.hi <= Float<T>::large), rest, T(0));
   return {r.hi, r.lo + rest};
 }
 
@@ -295,10 +297,11 @@ template <Path P, class T> FM_INLINE HiLo<T> asinh_parts(HiLo<T> x) {
   const HiLo<T> square = two_product(b, b);
   const HiLo<T> sum = two_sum(square.hi, T(1));
   const T root = sqrt(sum.hi);
-  const T root_lo = (fma(-root, root, sum.hi) + (sum.lo + square.lo)) / (2 * root);
+  const T inverse = rough_reciprocal(root);
+  const T root_lo = (fma(-root, root, sum.hi) + (sum.lo + square.lo)) * (T(0.5) * inverse);
   const HiLo<T> u = two_sum(root, b);
   HiLo<T> r = log_parts<P>(HiLo<T>{u.hi, u.lo + root_lo});
-  r.lo = r.lo + a_lo / root;
+  r.lo = fma(a_lo, inverse, r.lo);
   if constexpr (P == Path::exact) {  // asinh a = log a + ln 2 for large a
     const HiLo<T> l = log_parts<P>(HiLo<T>{a, a_lo});
     const HiLo<T> s = fast_two_sum(l.hi, Constants<T>::ln2);
@@ -311,7 +314,7 @@ template <Path P, class T> FM_INLINE HiLo<T> asinh_parts(HiLo<T> x) {
 // 2 sinh x = E + E / (1 + E), E = expm1(x), for a HiLo x of at most moderate size.
 template <Path P, class T> FM_INLINE HiLo<T> twice_sinh_parts(HiLo<T> x) {
   const HiLo<T> e = expm1_parts<P>(x), one_e = two_sum(T(1), e.hi);
-  const HiLo<T> q = divide(e, HiLo<T>{one_e.hi, one_e.lo + e.lo}), s = two_sum(e.hi, q.hi);
+  const HiLo<T> q = divide_by_reciprocal(e, HiLo<T>{one_e.hi, one_e.lo + e.lo}), s = two_sum(e.hi, q.hi);
   return {s.hi, s.lo + (e.lo + q.lo)};
 }
 // (sinh x - x) / x^3 as a polynomial in x^2, |x| <= 1; relative error of sinh x 2^-30.2 and 2^-60.9.
@@ -359,7 +362,7 @@ template <class T> struct TanhParts {
 };
 template <Path P, class T> FM_INLINE T tanh(T x) {
   const HiLo<T> e = expm1_parts<P>(HiLo<T>{-2 * abs(x), 0}), d = fast_two_sum(T(2), e.hi);
-  const HiLo<T> q = divide(negate(e), HiLo<T>{d.hi, d.lo + e.lo});
+  const HiLo<T> q = divide_by_reciprocal(negate(e), HiLo<T>{d.hi, d.lo + e.lo});
   return copysign(q.hi + q.lo, x);
 }
 template <Path P, class T> FM_INLINE TanhParts<T> tanh_parts(T x) {

@@ -119,10 +119,30 @@ template <class T> FM_INLINE HiLo<T> two_product(T a, T b) {
   const T p = a * b;
   return {p, fma(a, b, -p)};
 }
-// a / b to about twice the precision.
+// 1 / x to 2^-34 (float32: to a few units) without a division, for an x that is normal as its reciprocal is: a guess from
+// the bits, within 5.1 %, and three steps of Newton. The divider is the slowest unit of a processor; this leaves it free.
+FM_INLINE float guess_reciprocal(float x) { return from_bits(std::uint32_t(0x7ef311c7) - bits(x)); }
+FM_INLINE double guess_reciprocal(double x) { return from_bits(std::uint64_t(0x7fde6238502484ba) - bits(x)); }
+template <class T> FM_INLINE T rough_reciprocal(T x) {
+  const T a = guess_reciprocal(x), b = a * fma(-x, a, T(2)), c = b * fma(-x, b, T(2));
+  return c * fma(-x, c, T(2));
+}
+// a / b to a unit, b as above. In float32 one division takes no longer.
+template <class T> FM_INLINE T quotient(T a, T b) { return a / b; }
+FM_INLINE double quotient(double a, double b) {
+  const double r = rough_reciprocal(b), q = a * r;
+  return fma(fma(-q, b, a), r, q);
+}
+
+// a / b to about twice the precision, hi being a.hi / b.hi. b.hi must be normal as its reciprocal is.
 template <class T> FM_INLINE HiLo<T> divide(HiLo<T> a, HiLo<T> b) {
   const T q = a.hi / b.hi;
-  return {q, (fma(-q, b.hi, a.hi) + (a.lo - q * b.lo)) / b.hi};
+  return {q, quotient(fma(-q, b.hi, a.hi) + (a.lo - q * b.lo), b.hi)};
+}
+// The same by one division, none where b is the same for all: hi may be a unit off, which lo makes up for.
+template <class T> FM_INLINE HiLo<T> divide_by_reciprocal(HiLo<T> a, HiLo<T> b) {
+  const T r = 1 / b.hi, q = a.hi * r;
+  return {q, (fma(-q, b.hi, a.hi) + (a.lo - q * b.lo)) * r};
 }
 // a b and a + b to about twice the precision, not normalised.
 template <class T> FM_INLINE HiLo<T> multiply(HiLo<T> a, HiLo<T> b) {
