@@ -592,11 +592,11 @@ def test_a_map_has_to_beat_identity_clearly():
 
     for gain, expected in ((0.13, fm.Identity()), (0.14, fm.Log())):  # 60 times it is 8 at 0.133
         table = [Candidate(fm.Log(), 1 - 0.4 * math.exp(-gain)), Candidate(fm.Identity(), 0.6)]
-        answer = _judged(table, 60, fm.Identity())
+        answer = _judged(table, 60, fm.Identity(), 8)
         assert answer.map == expected
         assert answer.margin == pytest.approx(answer.score - min(c.score for c in table)) or answer.margin < 0
     poor = [Candidate(fm.Log(), 0.09), Candidate(fm.Identity(), -0.5)]
-    assert "R² at most" in _judged(poor, 60, fm.Identity()).reason
+    assert "R² at most" in _judged(poor, 60, fm.Identity(), 8).reason
 
 
 def test_a_map_that_turns_convex_losses_concave_is_refused():

@@ -83,7 +83,8 @@ struct Softplus {
     if (a.which == 0) return math::softplus<P>(z);
     const HiLo<T> y = two_product(a.beta, z);
     if (a.which == 1) {
-      const HiLo<T> s = math::log_parts<P>(two_sum(T(1), math::exp<P>(y)));
+      const HiLo<T> e = math::exp_parts_of<P>(y), one_e = two_sum(T(1), e.hi);
+      const HiLo<T> s = math::log_parts<P>(HiLo<T>{one_e.hi, one_e.lo + e.lo});
       const HiLo<T> q = divide(s, HiLo<T>{a.beta, 0}), shifted = two_sum(a.low, q.hi);
       const T v = shifted.hi + (shifted.lo + q.lo);
       if constexpr (P == Path::exact)

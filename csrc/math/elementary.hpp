@@ -194,6 +194,13 @@ template <Path P, class T> FM_INLINE T exp(HiLo<T> x) {
   if constexpr (P == Path::exact) x = clamp_exponent(x);
   return exp_of<P>(exp_parts(x));
 }
+// The same to about 1.1 times the working precision, normalised.
+template <Path P, class T> FM_INLINE HiLo<T> exp_parts_of(HiLo<T> x) {
+  if constexpr (P == Path::exact) x = clamp_exponent(x);
+  const ExpParts<T> e = exp_parts(x);
+  const HiLo<T> one_r = fast_two_sum(T(1), e.r), v = fast_two_sum(one_r.hi, one_r.lo + e.s);
+  return {scale_by_pow2<P>(v.hi, e.n), scale_by_pow2<P>(v.lo, e.n)};
+}
 // One rounding of r and one of the sum are left in: within 1 ULP, at half the cost of the HiLo form.
 template <Path P, class T> FM_INLINE T exp(T x) {
   using C = Constants<T>;

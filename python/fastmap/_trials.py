@@ -20,6 +20,7 @@ Boxes: TypeAlias = Mapping[str, tuple[float, float]]
 
 _PER_COEFFICIENT = 3  # trials that each coefficient of the model needs
 _LOO_GAIN = 8.0  # n log of the ratio of errors, from which a map is better than identity
+_LOO_LEAVE = 20.0  # and than a map in use: that led the search to its trials, and a change has a price
 _LOO_TIE = 6.0  # and within which maps count as equal
 _EMPTY = 0.6  # of the box of z that may lie between two neighbouring trials, or between one and an end
 _LEAST_R2 = 0.1  # of a model that says something about the loss
@@ -75,8 +76,8 @@ def suggest_from(
     predicts a trial that it has not seen: 1 - exp(-2/n gain of log-likelihood over the mean), for every map
     of the catalog with the others' maps fixed, in up to two sweeps. A map is no candidate if it leaves over
     60 % of its box of z without a trial in one piece. A map is suggested where n log of the ratio of squared
-    errors to the map in use is 8 or more and where the model explains over 10 % of the loss; within 6 of the
-    best, the one with fewer fitted parameters and earlier in the catalog.
+    errors to identity is 8 or more, to a map in use 20, and where the model explains over 10 % of the loss;
+    within 6 of the best, the one with fewer fitted parameters and earlier in the catalog.
 
     Maps that the trials cannot tell apart count as one: look at `margin`. It is a model of one basin; many
     basins give identity or a map that helps little.
@@ -246,7 +247,7 @@ def _sweep(
                 error = residuals.of_bowls(forward(x[None], maps[name]))[0]
                 table.append(Candidate(maps[name], float(1 - error / losses.null)))
                 table.sort(key=lambda c: -c.score)
-            answers[name] = _judged(table, x.size, maps[name])
+            answers[name] = _judged(table, x.size, maps[name], _LOO_LEAVE if name in current else _LOO_GAIN)
             columns[name] = _columns(forward(x[None], answers[name].map))[0]
         if before == (before := {name: answer.map for name, answer in answers.items()}):
             break
@@ -268,7 +269,7 @@ def _columns(z: Floats) -> Floats:
     return np.stack([z, z * z], axis=2)
 
 
-def _judged(table: list[Candidate], n: int, current: Map) -> Suggestion:
+def _judged(table: list[Candidate], n: int, current: Map, gain: float) -> Suggestion:
     def behind(c: Candidate) -> float:
         """n log of the ratio of squared errors to the best."""
         return n * math.log(max(1 - c.score, 1e-12) / max(1 - table[0].score, 1e-12))
@@ -278,7 +279,7 @@ def _judged(table: list[Candidate], n: int, current: Map) -> Suggestion:
     if table[0].score < _LEAST_R2:
         why = f"no map explains the loss by this parameter: R² at most {table[0].score:.2g}"
         return chosen(table, same, criterion, f"{called(current)}, because {why}.")
-    if behind(same) < _LOO_GAIN:
+    if behind(same) < gain:
         why = (
             f"no map predicts the {n} losses clearly better: R² {table[0].score:.3g}, {same.score:.3g} as is"
         )

@@ -14,6 +14,7 @@ from fastmap import optuna as studies
 from fastmap._extras import need
 from fastmap._map import MapLike
 from fastmap._trials import needed, suggest_from
+from fastmap.maps import Identity, Log
 from fastmap.search import _tuner
 from fastmap.search._axes import LARGEST_RECORD, Axes, check_names, python, recorded
 from fastmap.search._engine import Engine, Finished, Outcome, Point, Setup
@@ -24,6 +25,7 @@ from fastmap.space import Space, with_maps
 
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
 _FIRST_CHOICE = 20  # complete trials from which map="auto" asks; then at every doubling
+_TENFOLD = 10  # high/low from which map="auto" starts a positive box on a logarithmic scale
 _DEFAULT_BUDGET = {False: 100, True: 1000}  # whether by gradients
 
 
@@ -110,8 +112,9 @@ class Search:
     convex : bool
         The loss is convex in theta, with simple bounds; a hint for "auto".
     map : "auto", optional
-        Ask `suggest_from` during the search, and go on under the maps that it finds for scalar parameters
-        without one: see `minimize`. `choices` says what it concluded.
+        For scalar parameters without a map: begin with logarithms of positive boxes of a decade or more, ask
+        `suggest_from` during the search, and go on under the maps that it finds; see `minimize`. `choices`
+        says what was concluded.
     storage : str, Path or optuna.storages.BaseStorage, optional
         Where trials are kept as they end: a file (Optuna's journal) or a URL ("sqlite:///file.db"). Default:
         in memory. Several processes may share one; give them different seeds, or none.
@@ -209,7 +212,9 @@ class Search:
         if total is not None and not self._method.study:
             raise ValueError(f"total: processes share a study of Optuna's; {method} has none here, tpe has")
         self.budget = (total or _DEFAULT_BUDGET[self._method.gradient]) if budget is None else budget
-        self._searched(space)
+        self._given = space
+        self.choices: list[Choice] = _first_choices(space) if self._choosing else []
+        self._searched(self._with_choices())
         init = dict(init or {})
         check_names("init", init, space)
         if not self._method.gradient:
@@ -218,8 +223,6 @@ class Search:
         self._storage, self._init, self._name = storage, init, name
         self.total, self._grace = total, grace
         self._workers: Workers | None = None
-        self._given = space
-        self.choices: list[Choice] = []
         self.history: list[Record] = []
         self._best: tuple[float, dict[str, Any]] | None = None
         self._started = time.perf_counter()
@@ -254,15 +257,36 @@ class Search:
                 "not here; Result.save keeps the best point, and init starts from it"
             )
         self._study, self._backend, note = _tuner.open_study(
-            self._storage, name, self.space, self.directions, resume, self._grace, self._choosing
+            self._storage,
+            name,
+            self.space,
+            self.directions,
+            resume,
+            self._grace,
+            self._given if self._choosing else None,
         )
         self.reason += f"; {note}" if note else ""
         if self._method.study:
             self._workers = Workers(self._study, self._backend, self.total, self._grace)
         if self._choosing:
-            self.choices = [Choice.from_json(row) for row in self._study.user_attrs.get(_tuner.CHOICES, ())]
-            self._searched(with_maps(self._given, {c.name: c.map for c in self.choices}))
+            if (rows := self._study.user_attrs.get(_tuner.CHOICES)) is not None:
+                self.choices = [Choice.from_json(row) for row in rows]
+            elif self._study.user_attrs[_tuner.SPACE] != self.space.to_json():
+                self.choices = []  # its trials were drawn without a prior
+            self._searched(self._with_choices())
+            self._remember_choices()
         self._read()
+
+    def _with_choices(self) -> Space:
+        return with_maps(self._given, {choice.name: choice.map for choice in self.choices})
+
+    def _remember_choices(self) -> None:
+        for key, value in self._attributes().items():
+            self._study.set_user_attr(key, value)
+
+    def _attributes(self) -> dict[str, Any]:
+        choices = [choice.to_json() for choice in self.choices]
+        return {_tuner.GIVEN: self._given.to_json(), _tuner.CHOICES: choices}
 
     def _read(self) -> None:
         """The history as the storage has it."""
@@ -353,17 +377,11 @@ class Search:
         count = self._completed
         free = [name for name in maps if self._given[name].map is None and name in answers]
         self.choices += [Choice(count, name, answers[name].map, answers[name].reason) for name in free]
-        attributes = {
-            _tuner.GIVEN: self._given.to_json(),
-            _tuner.CHOICES: [choice.to_json() for choice in self.choices],
-        }
-        changed = {name: answers[name].map for name in free if answers[name].map != maps[name]}
-        if not changed:
-            for key, value in attributes.items():
-                self._study.set_user_attr(key, value)
+        if all(answers[name].map == maps[name] for name in free):
+            self._remember_choices()
             return
-        self._searched(with_maps(self.space, changed))
-        self._study = _tuner.carried(self._study, self._backend, self._name, self.space, attributes)
+        self._searched(self._with_choices())
+        self._study = _tuner.carried(self._study, self._backend, self._name, self.space, self._attributes())
         self.close()
         self._engine = None
         if self._backend is not None:
@@ -562,9 +580,11 @@ class Search:
         changes = []
         for choice in self.choices:
             if choice.map != maps[choice.name]:
-                changes.append(f"{choice.name} by {choice.map!r} after {choice.evaluations} evaluations")
+                when = f"after {choice.evaluations} evaluations" if choice.evaluations else "from the start"
+                changes.append(f"{choice.name} by {choice.map!r} {when}")
                 maps[choice.name] = choice.map
-        kept = "kept" if self.choices else "kept, since there were too few evaluations to choose"
+        asked = any(choice.evaluations for choice in self.choices)
+        kept = "kept" if asked else "kept, since there were too few evaluations to choose"
         return f"; maps: {', '.join(changes) or kept}"
 
     def close(self) -> None:
@@ -581,6 +601,16 @@ class Search:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _first_choices(space: Space) -> list[Choice]:
+    """A prior until there are trials: who gives the ends of decades thinks in factors."""
+    return [
+        Choice(0, name, Log(), f"A prior: from {param.low:g} to {param.high:g} is more than a decade.")
+        for name, param in space.items()
+        if param.shape == () and param.map is None and param.box_map == Identity()
+        if param.low is not None and param.high is not None and 0 < _TENFOLD * param.low <= param.high
+    ]
 
 
 def load(storage: str | Path, name: str = "fastmap") -> Search:

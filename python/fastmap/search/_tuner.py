@@ -102,7 +102,7 @@ def open_study(
     directions: Sequence[str],
     resume: bool | str,
     grace: int | None = None,
-    choosing: bool = False,
+    given: Space | None = None,
 ) -> tuple[Any, Any, str]:
     """The study of that name, made where there is none; its storage; a note on trials that were taken over.
 
@@ -121,8 +121,9 @@ def open_study(
         z is computed anew, and the study with the new trials succeeds the old one, which is left as it was.
     grace : int, optional
         Seconds without heartbeat until a trial in a database is taken for lost.
-    choosing : bool
-        The maps that ``map="auto"`` has chosen for this very space are not another space.
+    given : Space, optional
+        What was asked for, where ``map="auto"`` chooses: the maps that it has chosen for this very space, or
+        none, are not another space.
 
     Raises
     ------
@@ -145,7 +146,8 @@ def open_study(
         if [d.name.lower() for d in study.directions] != list(directions):
             raise ValueError(f"direction: {name!r} in this storage was searched in another one")
         stored = study.user_attrs.get(SPACE)
-        if space.to_json() in (stored, choosing and study.user_attrs.get(GIVEN)):
+        asked = None if given is None else given.to_json()
+        if space.to_json() == stored or (asked and asked in (stored, study.user_attrs.get(GIVEN))):
             return study, backend, ""
         if stored is None and not trials:
             study.set_user_attr(SPACE, space.to_json())
