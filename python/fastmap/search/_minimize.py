@@ -86,11 +86,12 @@ def minimize(
     map : "auto", optional
         Choose maps from the trials, for the scalar parameters without a map of their own. A positive box with
         high/low >= 10 starts with a logarithm. After 20 complete trials (or as many as `suggest_from` needs
-        for so many parameters) and at every doubling, `suggest_from` is asked about them. Where another map predicts the losses clearly better than the one in use, the search
-        goes on under it, with all earlier trials: theta stays, z is computed anew. Not while trials are open
-        or known points wait. `Result.choices` says what was concluded when and why, `Result.space` has the
-        maps. For "random", "sobol", "tpe", "gp", "hyperband" and "asha", with one objective and in one
-        process; gradient methods, CMA-ES and the like would have to start anew, and refuse.
+        for so many parameters) and at every doubling, `suggest_from` is asked about them. Where another map
+        predicts the losses clearly better than the one in use, the search goes on under it, with all earlier
+        trials: theta stays, z is computed anew. Not while trials are open or known points wait.
+        `Result.choices` says what was concluded when and why, `Result.space` has the maps. For "random",
+        "sobol", "tpe", "gp", "hyperband" and "asha", with one objective and in one process; gradient methods,
+        CMA-ES and the like would have to start anew, and refuse.
     storage, name, resume
         Where trials are kept, under which name, and whether to go on with those that are there: see `Search`.
     total, grace
