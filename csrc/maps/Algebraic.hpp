@@ -70,9 +70,9 @@ struct Algebraic {
     const HiLo<T> far = bring_near<P>(
         a.which == 1 ? s.half_farther : interval_algebra::half_farther<T>(t, d, a), unit);
     const HiLo<T> product = math::normalise(multiply(near, HiLo<T>{2 * far.hi, 2 * far.lo}));
-    const T root = sqrt(product.hi), residual = fma(-root, root, product.hi) + product.lo;
-    return {{d.hi / unit, d.lo / unit}, product,  {root, residual * (T(0.5) * rough_reciprocal(root))},
-            a.half.hi / unit,           residual, unit};
+    const HiLo<T> root = math::sqrt_parts(product);
+    const T residual = fma(-root.hi, root.hi, product.hi) + product.lo;
+    return {{d.hi / unit, d.lo / unit}, product, root, a.half.hi / unit, residual, unit};
   }
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
     const Parts<T> v = parts<P>(t, a);

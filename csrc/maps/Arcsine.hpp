@@ -46,11 +46,9 @@ struct Arcsine {
     const HiLo<T> part{factor * at.distance.hi, factor * at.distance.lo};
     HiLo<T> v = divide_by_reciprocal(part, a.scale);
     if constexpr (P == Path::exact) v = select(is_finite(a.least), v, divide(part, a.scale));
-    const T root = sqrt(v.hi);
-    T root_lo = (fma(-root, root, v.hi) + v.lo) * (T(0.5) * rough_reciprocal(root));
-    if constexpr (P == Path::exact) root_lo = select(root > 0, root_lo, T(0));
-    const HiLo<T> s = math::asin_parts(select(outer, HiLo<T>{root, root_lo}, v),
-                                       select(outer, v.hi, v.hi * v.hi));
+    HiLo<T> root = math::sqrt_parts(v);
+    if constexpr (P == Path::exact) root.lo = select(root.hi > 0, root.lo, T(0));
+    const HiLo<T> s = math::asin_parts(select(outer, root, v), select(outer, v.hi, v.hi * v.hi));
     const HiLo<T> half_pi = math::half_pi<T>(), rest = fast_two_sum(half_pi.hi, -2 * s.hi);
     const T r = select(outer, rest.hi + (rest.lo + (half_pi.lo - 2 * s.lo)), s.hi + s.lo);
     return copysign(min(r, a.z_high), at.offset);  // pi/2 may round upwards

@@ -95,9 +95,7 @@ struct SinhArcsinh {
     }
     const T u = t * down, b = abs(u);
     const HiLo<T> square = two_product(u, u), sum = two_sum(square.hi, down * down);
-    const T root = sqrt(sum.hi);
-    const HiLo<T> cosh = fast_two_sum(
-        root, (fma(-root, root, sum.hi) + (sum.lo + square.lo)) * (T(0.5) * rough_reciprocal(root)));
+    const HiLo<T> cosh = math::normalise(math::sqrt_parts(HiLo<T>{sum.hi, sum.lo + square.lo}));
     const HiLo<T> difference = two_sum(u, -w.root.hi * down);
     const HiLo<T> cosh_sum = two_sum(cosh.hi, w.root_cosh.hi * down);
     const HiLo<T> num = fast_two_sum(difference.hi, difference.lo - w.root.lo * down);

@@ -7,7 +7,7 @@
 // Elementary Functions" (1980); log in double: the argument s = f/(2+f) as in fdlibm's e_log.c.
 #pragma once
 
-#include "math/ops.hpp"
+#include "math/algebra.hpp"
 
 namespace fastmap::FM_ISA::math {
 
@@ -103,8 +103,8 @@ template <Path P, class T> FM_INLINE HiLo<T> log_parts(T x) {
 template <Path P, class T> FM_INLINE HiLo<T> log_parts(HiLo<T> x) {
   HiLo<T> r = log_parts<P>(x.hi);
   T rest = quotient(x.lo, x.hi);
-  if constexpr (P ==
-                Path::exact)  // outside it is far below a rounding of the logarithm, and may not be finite
+  // Outside it is far below a rounding of the logarithm, and may not be finite.
+  if constexpr (P == Path::exact)
     rest = select((x.hi >= Float<T>::min_normal) & (x.hi <= Float<T>::large), rest, T(0));
   return {r.hi, r.lo + rest};
 }
@@ -303,12 +303,9 @@ template <Path P, class T> FM_INLINE HiLo<T> asinh_parts(HiLo<T> x) {
   }
   const HiLo<T> square = two_product(b, b);
   const HiLo<T> sum = two_sum(square.hi, T(1));
-  const T root = sqrt(sum.hi);
-  const T inverse = rough_reciprocal(root);
-  const T root_lo = (fma(-root, root, sum.hi) + (sum.lo + square.lo)) * (T(0.5) * inverse);
-  const HiLo<T> u = two_sum(root, b);
-  HiLo<T> r = log_parts<P>(HiLo<T>{u.hi, u.lo + root_lo});
-  r.lo = fma(a_lo, inverse, r.lo);
+  const HiLo<T> root = sqrt_parts(HiLo<T>{sum.hi, sum.lo + square.lo}), u = two_sum(root.hi, b);
+  HiLo<T> r = log_parts<P>(HiLo<T>{u.hi, u.lo + root.lo});
+  r.lo = fma(a_lo, rough_reciprocal(root.hi), r.lo);
   if constexpr (P == Path::exact) {  // asinh a = log a + ln 2 for large a
     const HiLo<T> l = log_parts<P>(HiLo<T>{a, a_lo});
     const HiLo<T> s = fast_two_sum(l.hi, Constants<T>::ln2);
