@@ -202,7 +202,8 @@ struct Kumaraswamy {
     const Parts<T> p = parts_of_z<P>(z, a);
     const double m1 = math::head(a.c1_minus_1), m0 = math::head(a.c0_minus_1);
     const Twice<T> den = multiply(p.w, math::exact_sum(T(1), -z));
-    double r = 0 - math::value(divide(bend(p, a), den)) * a.product_inv;
+    // Not by `divide`, which wants a moderate denominator.
+    double r = 0 - math::value(bend(p, a)) / math::value(den) * a.product_inv;
     if constexpr (math::at_edges<P, T>)
       r = select(z < Float<T>::small, select(m1 == 0, m0 / a.c0, (0 - m1 / a.c1) / z), r);
     return with_ends<P>(z, limit(m1, Float<T>::inf, T(m0 / a.c0), -Float<T>::inf), T(r),

@@ -8,7 +8,7 @@ namespace fastmap::FM_ISA::math {
 template <class T> FM_INLINE HiLo<T> normalise(HiLo<T> x) { return fast_two_sum(x.hi, x.lo); }
 template <class T> FM_INLINE HiLo<T> sqrt_parts(HiLo<T> x) {
   const T root = sqrt(x.hi);
-  return {root, (fma(-root, root, x.hi) + x.lo) * (T(0.5) * rough_reciprocal(root))};
+  return {root, quotient_by_newton(fma(-root, root, x.hi) + x.lo, 2 * root)};
 }
 // z^2 + c, c >= 0
 template <class T> FM_INLINE HiLo<T> square_plus(T z, T c) {

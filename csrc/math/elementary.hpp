@@ -305,7 +305,7 @@ template <Path P, class T> FM_INLINE HiLo<T> asinh_parts(HiLo<T> x) {
   const HiLo<T> sum = two_sum(square.hi, T(1));
   const HiLo<T> root = sqrt_parts(HiLo<T>{sum.hi, sum.lo + square.lo}), u = two_sum(root.hi, b);
   HiLo<T> r = log_parts<P>(HiLo<T>{u.hi, u.lo + root.lo});
-  r.lo = fma(a_lo, rough_reciprocal(root.hi), r.lo);
+  r.lo = fma(a_lo, reciprocal(root.hi), r.lo);
   if constexpr (P == Path::exact) {  // asinh a = log a + ln 2 for large a
     const HiLo<T> l = log_parts<P>(HiLo<T>{a, a_lo});
     const HiLo<T> s = fast_two_sum(l.hi, Constants<T>::ln2);

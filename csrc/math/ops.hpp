@@ -119,20 +119,26 @@ template <class T> FM_INLINE HiLo<T> two_product(T a, T b) {
   const T p = a * b;
   return {p, fma(a, b, -p)};
 }
-// 1 / x to 2^-34 (float32: to a few units) without a division, for an x that is normal as its reciprocal is: a guess from
-// the bits, within 5.1 %, and three steps of Newton. The divider is the slowest unit of a processor; this leaves it free.
-FM_INLINE float guess_reciprocal(float x) { return from_bits(std::uint32_t(0x7ef311c7) - bits(x)); }
-FM_INLINE double guess_reciprocal(double x) { return from_bits(std::uint64_t(0x7fde6238502484ba) - bits(x)); }
-template <class T> FM_INLINE T rough_reciprocal(T x) {
-  const T a = guess_reciprocal(x), b = a * fma(-x, a, T(2)), c = b * fma(-x, b, T(2));
-  return c * fma(-x, c, T(2));
+// 1 / x to a few units without a division, for an x that is normal as its reciprocal is: a guess from the bits, within
+// 5.1 %, and steps of Newton. The divider is the slowest unit of a processor; this leaves it free.
+FM_INLINE float reciprocal(float x) {
+  const float a = from_bits(std::uint32_t(0x7ef311c7) - bits(x)), b = a * fma(-x, a, 2.f),
+              c = b * fma(-x, b, 2.f);
+  return c * fma(-x, c, 2.f);
 }
-// a / b to a unit, b as above. In float32 one division takes no longer.
-template <class T> FM_INLINE T quotient(T a, T b) { return a / b; }
-FM_INLINE double quotient(double a, double b) {
-  const double r = rough_reciprocal(b), q = a * r;
+FM_INLINE double reciprocal(double x) {
+  const double a = from_bits(std::uint64_t(0x7fde6238502484ba) - bits(x)), b = a * fma(-x, a, 2.0),
+               c = b * fma(-x, b, 2.0), d = c * fma(-x, c, 2.0);
+  return d * fma(-x, d, 2.0);
+}
+// a / b to half a unit, b as above.
+template <class T> FM_INLINE T quotient_by_newton(T a, T b) {
+  const T r = reciprocal(b), q = a * r;
   return fma(fma(-q, b, a), r, q);
 }
+// The faster way of the two: in float32 a division takes no longer.
+template <class T> FM_INLINE T quotient(T a, T b) { return a / b; }
+FM_INLINE double quotient(double a, double b) { return quotient_by_newton(a, b); }
 
 // a / b to about twice the precision, hi being a.hi / b.hi. b.hi must be normal as its reciprocal is.
 template <class T> FM_INLINE HiLo<T> divide(HiLo<T> a, HiLo<T> b) {
