@@ -105,7 +105,7 @@ template <Path P, class T> FM_INLINE HiLo<T> log_parts(HiLo<T> x) {
   T rest = quotient(x.lo, x.hi);
   // Outside it is far below a rounding of the logarithm, and may not be finite.
   if constexpr (P == Path::exact)
-    rest = select((x.hi >= Float<T>::min_normal) & (x.hi <= Float<T>::large), rest, T(0));
+    rest = select((x.hi >= Float<T>::min_normal) & (x.hi <= 1 / Float<T>::min_normal), rest, T(0));
   return {r.hi, r.lo + rest};
 }
 
