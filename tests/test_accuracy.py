@@ -100,11 +100,9 @@ def test_errors_with_parameters_that_nobody_published(entry: oracle.Entry, dtype
 @pytest.mark.parametrize("name", ["asinh", "symlog"])
 def test_scales_whose_squares_leave_the_format(name: str, scale: float | str, dtype: type) -> None:
     entry = next(e for e in oracle.CATALOG if e["name"] == name)
-    ops = list(oracle._core.OPS)
     if scale == "least":  # theta / scale leaves it, too, for theta of moderate size
         scale = 1e3 * float(np.finfo(dtype).tiny)
-        ops.remove("inverse_log_abs_det")  # at its root, |z| of 80 and 700, it may be 15 and 10^10 ULP off
-    for op in ops:
+    for op in oracle._core.OPS:
         row = oracle.measure(entry, (scale,), op, dtype, 20_000)
         assert row["worst_ulp"] <= row["bound"], row
 

@@ -40,7 +40,7 @@ def test_maps_are_chosen_and_trials_carried_over(found: fm.Result) -> None:
     assert [(c.evaluations, c.name) for c in found.choices] == asked
     assert [c.map for c in found.choices] == [fm.Log(), fm.Log(), fm.Identity(), fm.Log()]
     assert found.space["lr"].map == fm.Identity()
-    assert found.choices[0].reason == "A prior: from 0.01 to 0.9 is more than a decade."
+    assert found.choices[0].reason == "A prior: from 0.01 to 0.9 is a decade or more."
     assert found.choices[2].reason.startswith("Of 21 losses")
     assert "maps: lr by Log(low=0.0) from the start" in found.reason
     assert "lr by Identity() after 21 evaluations" in found.reason

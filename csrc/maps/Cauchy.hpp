@@ -61,9 +61,7 @@ struct Cauchy {
   template <Path P, class T> FM_INLINE static T forward(T t, const Args<T>& a) {
     const centred::Place<T> at = centred::place(t, a);
     T r = math::tan(angle(at, a), centred::is_outer(at, a));
-    if constexpr (P == Path::exact) {
-      r = select(centred::may_underflow(at, a), a.scale.hi / at.distance.hi, r);
-    }
+    if constexpr (P == Path::exact) r = select(centred::may_underflow(at, a), a.scale.hi / at.distance.hi, r);
     return copysign(r, at.offset);
   }
   // From the nearer bound with atan(1/|z|), or from the middle. Where the bounds have opposite signs that

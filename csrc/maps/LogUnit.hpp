@@ -79,8 +79,7 @@ struct LogUnit {
     const T mantissa = select(from_low, a.low_mantissa, a.high_mantissa);
     const HiLo<T> y = multiply(HiLo<T>{select(from_low, z, z - 1), 0}, a.log_ratio);
     const math::ExpParts<T> e = math::exp_parts(y);
-    const HiLo<T> one_r = fast_two_sum(T(1), e.r), v = two_product(mantissa, one_r.hi);
-    return {{v.hi, fma(mantissa, one_r.lo + e.s, v.lo)},
+    return {multiply(math::mantissa_parts(e), mantissa),
             e.n + select(from_low, a.low_exponent, a.high_exponent)};
   }
   template <Path P, class T> FM_INLINE static T inverse(T z, const Args<T>& a) {

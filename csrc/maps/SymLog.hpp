@@ -1,6 +1,6 @@
 #pragma once
 
-#include "maps/map.hpp"
+#include "maps/wide.hpp"
 
 namespace fastmap::FM_ISA {
 
@@ -28,7 +28,7 @@ struct SymLog {
   template <class T> static Args<T> prepare(const double* p) {
     const T scale = T(p[0]);
     return {-Float<T>::inf, Float<T>::inf, scale == 1 ? 0 : 1, scale,
-            host::round_to<T>(host::log({double(scale), 0}))};
+            host::round_to<T>(host::wide_log({{double(scale), 0, 0}}))};
   }
   template <class T> FM_INLINE static bool usual_theta(T t, const Args<T>& a) {
     if (a.which == 0) return abs(t) <= Float<T>::large;

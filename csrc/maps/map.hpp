@@ -50,6 +50,10 @@ inline HiLo<double> exp(double x) {
 inline HiLo<double> log(HiLo<double> x) {
   const double y = math::log<Path::exact>(x.hi);
   if (!is_finite(y)) return {y, 0};
+  if (abs(y) > 300) {  // the lo of e^-y might be subnormal
+    const double k = y > 0 ? 400 : -400, factor = y > 0 ? 0x1p-400 : 0x1p400;
+    return add(multiply({k, 0}, math::ln2<double>()), log({x.hi * factor, x.lo * factor}));
+  }
   const HiLo<double> ratio = multiply(x, exp(-y));  // 1 + d, d tiny
   const HiLo<double> d = add(ratio, {-1, 0});
   return add({y, 0}, {d.hi - 0.5 * d.hi * d.hi, d.lo});
@@ -74,8 +78,10 @@ template <class T> inline math::LogSech2<T> log_sech2(HiLo<double> sqrt_c) {
   const HiLo<double> log_sqrt_c = log(sqrt_c), minus_1 = add(sqrt_c, {-1, 0}), plus_1 = add(sqrt_c, {1, 0});
   const bool has_root = minus_1.hi > 0;
   const HiLo<double> root = log(add(sqrt_c, multiply(sqrt(minus_1), sqrt(plus_1))));
+  const double unit = 1 / from_bits(bits(sqrt_c.hi) & bits(Float<double>::inf));  // of its exponent
   return {round_to<T>({2 * log_sqrt_c.hi, 2 * log_sqrt_c.lo}), has_root,
-          has_root ? round_to<T>(root) : HiLo<T>{Float<T>::max, 0}, round_to<T>(divide({0.5, 0}, sqrt_c))};
+          has_root ? round_to<T>(root) : HiLo<T>{Float<T>::max, 0},
+          round_to<T>(divide({0.5, 0}, HiLo<double>{sqrt_c.hi * unit, sqrt_c.lo * unit})), T(unit)};
 }
 
 }  // namespace host

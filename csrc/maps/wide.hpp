@@ -73,14 +73,21 @@ inline SinhCosh sinh_cosh(Wide x) {
   return r;
 }
 
-inline Wide wide_exp(Wide x) {  // |x| < 700
+// |x| < 700. Below -1 the sum would cancel.
+inline Wide wide_exp(Wide x) {
+  if (x.x[0] < -1) return divide({{1, 0, 0}}, wide_exp(scale(x, -1)));
   const SinhCosh e = sinh_cosh(x);
   return add(add(e.sinh, e.coshm1), {{1, 0, 0}});
 }
 // By one Newton step, as log of a HiLo.
 inline Wide wide_log(Wide x) {
   const HiLo<double> y = log(HiLo<double>{x.x[0], x.x[1]});
-  if (!(abs(y.hi) < 690)) return {{y.hi, y.lo, 0}};
+  if (!is_finite(y.hi)) return {{y.hi, y.lo, 0}};
+  if (abs(y.hi) > 300) {  // as log of a HiLo
+    const Wide ln2{{math::Constants<double>::ln2, math::Constants<double>::ln2_rest, 0x1.7b57a079a1934p-111}};
+    return add(multiply({{y.hi > 0 ? 400. : -400., 0, 0}}, ln2),
+               wide_log(scale(x, y.hi > 0 ? 0x1p-400 : 0x1p400)));
+  }
   const Wide near{{y.hi, y.lo, 0}}, back = wide_exp(near), off = add(x, scale(back, -1));
   return add(near, {{(off.x[0] + off.x[1]) / x.x[0], 0, 0}});
 }

@@ -169,10 +169,14 @@ template <class T> FM_INLINE HiLo<T> clamp_exponent(HiLo<T> x, T limit = Constan
   return {max(min(x.hi, limit), -limit), select(inside, x.lo, T(0))};
 }
 
-// 1 + r + s
-template <class T> FM_INLINE T mantissa(const ExpParts<T>& e) {
+// 1 + r + s, not normalised.
+template <class T> FM_INLINE HiLo<T> mantissa_parts(const ExpParts<T>& e) {
   const HiLo<T> one_r = fast_two_sum(T(1), e.r);
-  return one_r.hi + (one_r.lo + e.s);
+  return {one_r.hi, one_r.lo + e.s};
+}
+template <class T> FM_INLINE T mantissa(const ExpParts<T>& e) {
+  const HiLo<T> m = mantissa_parts(e);
+  return m.hi + m.lo;
 }
 template <Path P, class T> FM_INLINE T exp_of(const ExpParts<T>& e) {
   return scale_by_pow2<P>(mantissa(e), e.n);
@@ -198,7 +202,7 @@ template <Path P, class T> FM_INLINE T exp(HiLo<T> x) {
 template <Path P, class T> FM_INLINE HiLo<T> exp_parts_of(HiLo<T> x) {
   if constexpr (P == Path::exact) x = clamp_exponent(x);
   const ExpParts<T> e = exp_parts(x);
-  const HiLo<T> one_r = fast_two_sum(T(1), e.r), v = fast_two_sum(one_r.hi, one_r.lo + e.s);
+  const HiLo<T> v = normalise(mantissa_parts(e));
   return {scale_by_pow2<P>(v.hi, e.n), scale_by_pow2<P>(v.lo, e.n)};
 }
 // One rounding of r and one of the sum are left in: within 1 ULP, at half the cost of the HiLo form.
@@ -400,7 +404,8 @@ template <class T> struct LogSech2 {
   HiLo<T> log_c;
   bool has_root;  // c > 1
   HiLo<T> root;
-  HiLo<T> weight;  // 1 / (2 cosh root)
+  HiLo<T> weight;  // 1 / (2 cosh root), times a power of two that brings it near 1: its lo would be subnormal
+  T unit;          // and one over that power
 };
 
 // log(c sech^2 x). Next to a root it is -2 log(cosh x / cosh root) with
@@ -409,11 +414,13 @@ template <Path P, bool has_root, class T> FM_INLINE T log_c_sech2(T x, const Log
   const HiLo<T> r = log_sech2_parts<P>(x), s = two_sum(a.log_c.hi, r.hi);
   T v = s.hi + (s.lo + (a.log_c.lo + r.lo));
   if constexpr (has_root) {
-    const HiLo<T> d = two_sum(abs(x), -a.root.hi), e = two_sum(abs(x), a.root.hi);
+    const HiLo<T> difference = two_sum(abs(x), -a.root.hi), e = two_sum(abs(x), a.root.hi);
+    const HiLo<T> d = fast_two_sum(difference.hi, difference.lo - a.root.lo);  // hi may be 0
     const bool near = abs(d.hi) < T(0.25);
-    const HiLo<T> half_d{T(0.5) * select(near, d.hi, T(0)), T(0.5) * select(near, d.lo - a.root.lo, T(0))};
+    const HiLo<T> half_d{T(0.5) * select(near, d.hi, T(0)), T(0.5) * select(near, d.lo, T(0))};
     const HiLo<T> half_e{T(0.5) * select(near, e.hi, T(0)), T(0.5) * select(near, e.lo + a.root.lo, T(0))};
-    const HiLo<T> p = twice_sinh_parts<P>(half_d), q = twice_sinh_parts<P>(half_e);
+    const HiLo<T> p = twice_sinh_parts<P>(half_d), unscaled = twice_sinh_parts<P>(half_e);
+    const HiLo<T> q{unscaled.hi * a.unit, unscaled.lo * a.unit};
     HiLo<T> pq = two_product(p.hi, q.hi);
     pq.lo = pq.lo + fma(p.hi, q.lo, p.lo * q.hi);
     HiLo<T> u = two_product(pq.hi, a.weight.hi);

@@ -177,7 +177,7 @@ template <class T> struct ScaledValue {
 // go the wrong way in that product: there 1/2 less an odd polynomial.
 template <class T> FM_INLINE ScaledValue<T> ndtr_minus_parts(T a) {
   const ExpParts<T> e = exp_parts(two_product(a, T(-0.5) * a));
-  const HiLo<T> one_r = fast_two_sum(T(1), e.r), power{one_r.hi, one_r.lo + e.s};
+  const HiLo<T> power = mantissa_parts(e);
   const HiLo<T> d = two_sum(a, T(4));
   const T t = 1 / d.hi, t_lo = t * (fma(-t, d.hi, T(1)) - t * d.lo);
   const T below = a - 3, x = below * t, x_lo = fma(below, t, -x) + below * t_lo;

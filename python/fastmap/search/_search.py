@@ -271,10 +271,11 @@ class Search:
         if self._choosing:
             if (rows := self._study.user_attrs.get(_tuner.CHOICES)) is not None:
                 self.choices = [Choice.from_json(row) for row in rows]
-            elif self._study.user_attrs[_tuner.SPACE] != self.space.to_json():
-                self.choices = []  # its trials were drawn without a prior
+            else:
+                if self._study.user_attrs[_tuner.SPACE] != self.space.to_json():
+                    self.choices = []  # its trials were drawn without a prior
+                self._remember_choices()
             self._searched(self._with_choices())
-            self._remember_choices()
         self._read()
 
     def _with_choices(self) -> Space:
@@ -606,7 +607,7 @@ class Search:
 def _first_choices(space: Space) -> list[Choice]:
     """A prior until there are trials: who gives the ends of decades thinks in factors."""
     return [
-        Choice(0, name, Log(), f"A prior: from {param.low:g} to {param.high:g} is more than a decade.")
+        Choice(0, name, Log(), f"A prior: from {param.low:g} to {param.high:g} is a decade or more.")
         for name, param in space.items()
         if param.shape == () and param.map is None and param.box_map == Identity()
         if param.low is not None and param.high is not None and 0 < _TENFOLD * param.low <= param.high

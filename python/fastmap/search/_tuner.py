@@ -146,8 +146,8 @@ def open_study(
         if [d.name.lower() for d in study.directions] != list(directions):
             raise ValueError(f"direction: {name!r} in this storage was searched in another one")
         stored = study.user_attrs.get(SPACE)
-        asked = None if given is None else given.to_json()
-        if space.to_json() == stored or (asked and asked in (stored, study.user_attrs.get(GIVEN))):
+        asked = space if given is None else given
+        if space.to_json() == stored or asked.to_json() in (stored, given and study.user_attrs.get(GIVEN)):
             return study, backend, ""
         if stored is None and not trials:
             study.set_user_attr(SPACE, space.to_json())
