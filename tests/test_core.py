@@ -90,7 +90,7 @@ def test_fast_and_exact_path_give_the_same_bits(op, m, params, dtype):
 @pytest.mark.parametrize(("m", "params"), CASES, ids=IDS)
 @pytest.mark.parametrize("op", list(_core.OPS))
 def test_blocks_of_like_numbers_give_the_bits_of_the_exact_path(op, m, params, dtype):
-    """Sorted: whole blocks take the fast path up to the ends of its range. A NaN in each keeps them off it."""
+    """Sorted: whole blocks take the fast path up to the ends of its range. A NaN in each prevents it."""
     x = np.sort(sample(op, m, params, dtype, 50_000, 5))
     marked = np.insert(x, np.arange(0, x.size, 100), np.nan)
     exact = run(op, m, params, marked)[0][~np.isnan(marked)]
